@@ -1,0 +1,51 @@
+"""BiRefNet: high-resolution dichotomous image segmentation.
+
+Importing this package needs no torch; the names that do are imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from birefnet.config import InputSpec, ModelConfig
+from birefnet.errors import BiRefNetError, MissingExtraError
+
+if TYPE_CHECKING:
+    from birefnet.model import BiRefNet, TrainOutput
+    from birefnet.weights import load_model, save_model
+
+__all__ = [
+    "BiRefNet",
+    "BiRefNetError",
+    "InputSpec",
+    "ModelConfig",
+    "TrainOutput",
+    "__version__",
+    "load_model",
+    "save_model",
+]
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "BiRefNet": "birefnet.model",
+    "TrainOutput": "birefnet.model",
+    "load_model": "birefnet.weights",
+    "save_model": "birefnet.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'birefnet' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "safetensors"):
+            raise MissingExtraError(
+                f"birefnet.{name} needs {error.name}: run  pip install 'birefnet[torch]'", name=error.name
+            ) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

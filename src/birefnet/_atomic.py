@@ -1,0 +1,43 @@
+"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from birefnet.errors import OutputError
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`; on success it is renamed to `target`, on any error it is removed.
+
+    Raises:
+        OutputError: the operating system refused to write (unwritable folder, full disk, a folder in its place).
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        # In the same folder, because a rename is atomic only within one file system; the suffix stays, because
+        # writers choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _use_default_mode(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _use_default_mode(path: Path) -> None:
+    """Give a private temporary file the permissions that a newly made file would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

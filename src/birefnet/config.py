@@ -1,0 +1,105 @@
+"""Configuration as data: what network to build and how its input is prepared.
+
+A `ModelConfig` travels with the weights it belongs to (as JSON), so every field has a plain JSON value.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from birefnet.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ATTENTIONS = ("deformable", "dilated")
+RESIZES = ("pil_bilinear",)
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
+    """Make the error for a name that no table holds: the nearest names first, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+class _Json:
+    """Conversion of a frozen dataclass to and from plain JSON values, refusing unknown fields."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping of field names to JSON values; missing fields keep their defaults.
+
+        Raises:
+            ConfigError: a field is unknown, or a value is impossible.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in values:
+            if name not in names:
+                raise unknown_name(f"{cls.__name__} field", name, names)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Json):
+    """The structure of a BiRefNet. The defaults are the published network with a Swin-L backbone.
+
+    Attributes:
+        backbone: name of the encoder's backbone, a key of `birefnet.backbones.BACKBONES`.
+        attention: what the decoder blocks look around with: "deformable" (modulated deformable convolutions, the
+            published network) or "dilated" (atrous spatial pyramid pooling, which exports everywhere).
+        decoder_channels: inner width of the decoder blocks and of the squeeze module.
+        attention_channels: width of each branch of the attention.
+        inward_channels: inner width of the inward reference, whose input is the image cut into patches.
+        gradient_channels: width of the gradient features of the outward reference.
+    """
+
+    backbone: str = "swin_v1_l"
+    attention: str = "deformable"
+    decoder_channels: int = 64
+    attention_channels: int = 256
+    inward_channels: int = 64
+    gradient_channels: int = 16
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise unknown_name("attention", self.attention, ATTENTIONS)
+        for name in ("decoder_channels", "attention_channels", "inward_channels", "gradient_channels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class InputSpec(_Json):
+    """How a photo becomes the network's input. It belongs to the weights: other preprocessing costs quality.
+
+    Attributes:
+        size: (height, width) the photo is stretched to.
+        mean: per-channel mean subtracted from RGB in [0, 1].
+        std: per-channel standard deviation the difference is divided by.
+        resize: name of the resizing policy; "pil_bilinear" is the antialiased bilinear of the published model cards.
+    """
+
+    size: tuple[int, int] = (1024, 1024)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resize: str = "pil_bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or any(not isinstance(s, int) or s < 32 or s % 32 for s in self.size):
+            raise ConfigError(f"InputSpec.size must be two positive multiples of 32, not {self.size!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError("InputSpec.mean and std must hold three numbers each, std above 0")
+        if self.resize not in RESIZES:
+            raise unknown_name("resize policy", self.resize, RESIZES)
