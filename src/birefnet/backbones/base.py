@@ -1,0 +1,23 @@
+"""What the network expects of a backbone: four feature maps and their strides."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Backbone(nn.Module, ABC):
+    """An image encoder that returns four feature maps, shallow to deep.
+
+    Attributes:
+        channels: channels of the four maps, in the order in which they are returned.
+        strides: size of the input divided by the size of each map.
+    """
+
+    channels: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Pyramid:
+        """Encode a normalised image.  (B, 3, H, W) -> four maps (B, channels[i], H / strides[i], W / strides[i])."""
