@@ -143,7 +143,8 @@ class MobileNetV4(Backbone):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return tuple(maps)  # type: ignore[return-value]
+        x1, x2, x3, x4 = maps
+        return x1, x2, x3, x4
 
 
 mobilenet_v4_s = partial(MobileNetV4)

@@ -21,7 +21,7 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Undo `to_tokens`.  (B, H * W, C) -> (B, C, H, W)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
 
 
 class OverlappingPatchEmbedding(nn.Module):
@@ -56,7 +56,7 @@ class ReducedAttention(nn.Module):
         source = tokens
         if self.sr is not None and self.norm is not None:
             source = self.norm(to_tokens(self.sr(to_map(tokens, height, width))))
-        query = self.q(tokens).view(batch, count, self.heads, -1).transpose(1, 2)
+        query: Tensor = self.q(tokens).view(batch, count, self.heads, -1).transpose(1, 2)
         key, value = self.kv(source).view(batch, source.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value)
         projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, count, channels))
@@ -93,7 +93,8 @@ class PvtBlock(nn.Module):
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Transform the tokens of a map.  (B, H * W, C) -> (B, H * W, C)."""
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), height, width))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens), height, width))
+        transformed: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens), height, width))
+        return transformed
 
 
 class PvtStage(nn.Module):
@@ -145,10 +146,10 @@ class PvtV2(Backbone):
         self.channels = widths
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.stages = nn.ModuleList(
-            PvtStage(*arguments, rate.tolist(), first=i == 0)
-            for i, (*arguments, rate) in enumerate(
-                zip((3, *widths[:3]), widths, HEADS, REDUCTIONS, ratios, rates, strict=True)
+            PvtStage(
+                widths[i - 1] if i else 3, widths[i], HEADS[i], REDUCTIONS[i], ratios[i], rate.tolist(), first=i == 0
             )
+            for i, rate in enumerate(rates)
         )
         self.apply(self._init_weights)
 
@@ -171,7 +172,8 @@ class PvtV2(Backbone):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return tuple(maps)  # type: ignore[return-value]
+        x1, x2, x3, x4 = maps
+        return x1, x2, x3, x4
 
 
 pvt_v2_b0 = partial(PvtV2, depths=(2, 2, 2, 2), widths=(32, 64, 160, 256))

@@ -84,7 +84,8 @@ class WindowAttention(nn.Module):
 
     def position_bias(self) -> Tensor:
         """Bias of every head for each pair of positions.  -> (heads, N, N)."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        bias: Tensor = self.relative_position_bias_table[self.relative_position_index]
+        return bias.permute(2, 0, 1)
 
     def forward(self, windows: Tensor, allowed: Tensor | None) -> Tensor:
         """Attend within each window.  (B * windows, N, C) -> the same; `allowed` is (windows, N, N) bool or None."""
@@ -117,7 +118,8 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """Transform a map.  (B, H, W, C) -> (B, H, W, C); `allowed` is the mask of shifted windows."""
         x = x + self.drop_path(self.attend(self.norm1(x), allowed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        transformed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return transformed
 
     def attend(self, x: Tensor, allowed: Tensor) -> Tensor:
         """Window attention of a map of any size, padded with zero tokens that are attended to like others."""
@@ -176,14 +178,17 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(channels) if downsample else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the blocks at this resolution (without the merging).  (B, H, W, C) -> (B, H, W, C)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map at this resolution and what the next stage starts from.
+
+        (B, H, W, C) -> (B, H, W, C) and (B, H/2, W/2, 2C), or the same map twice in the last stage.
+        """
         height, width = x.shape[1:3]
         # The mask depends on the size alone, so one serves all blocks of the stage.
         allowed = shift_mask(height + -height % self.window, width + -width % self.window, self.window, x.device)
         for block in self.blocks:
             x = block(x, allowed)
-        return x
+        return x, x if self.downsample is None else self.downsample(x)
 
 
 class SwinTransformer(Backbone):
@@ -229,11 +234,10 @@ class SwinTransformer(Backbone):
         x = self.patch_embed(image)
         maps = []
         for stage, norm in zip(self.stages, self.output_norms, strict=True):
-            x = stage(x)
-            maps.append(norm(x).permute(0, 3, 1, 2))
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        return tuple(maps)  # type: ignore[return-value]
+            out, x = stage(x)
+            maps.append(norm(out).permute(0, 3, 1, 2))
+        x1, x2, x3, x4 = maps
+        return x1, x2, x3, x4
 
 
 swin_v1_t = partial(SwinTransformer, width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7)

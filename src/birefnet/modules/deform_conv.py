@@ -41,8 +41,11 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
     Returns:
         (B, O, Ho, Wo) in channels-last memory, where Ho = H + 2 * padding - kh + 1 and Wo likewise.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
+    device_type = x.device.type
+    # The first question is for the meta device, on which shapes are worked out and asking the second is an error.
+    available = torch.amp.is_autocast_available(device_type)
+    if available and torch.is_autocast_enabled(device_type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device_type)
         x, weight = x.to(dtype), weight.to(dtype)
     taps = weight.shape[2] * weight.shape[3]
     out_size = _sizes(x, weight, padding).out_size
@@ -51,7 +54,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor,
     assert modulation.shape == (x.shape[0], taps, *out_size), modulation.shape
     inputs = (x, offset, modulation, weight)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        output: Tensor = _DeformConv2d.apply(*inputs, padding)
+        output: Tensor = _DeformConv2d.apply(*inputs, padding)  # type: ignore[no-untyped-call]
         return output
     return _convolve(*inputs, padding)
 
@@ -149,6 +152,11 @@ def _from_table(table: Tensor, sizes: _Sizes) -> Tensor:
     return padded[_BORDER:-_BORDER, _BORDER:-_BORDER].permute(2, 0, 1)
 
 
+def _to_map(pixels: Tensor, sizes: _Sizes) -> Tensor:
+    """Arrange output pixels as a map in channels-last memory.  (B, Ho * Wo, O) -> (B, O, Ho, Wo)."""
+    return pixels.view(pixels.shape[0], *sizes.out_size, pixels.shape[2]).permute(0, 3, 1, 2)
+
+
 def _locate(offset: Tensor, modulation: Tensor, part: slice, sizes: _Sizes, dtype: torch.dtype) -> _Taps:
     """Find where the taps of one chunk sample.
 
@@ -161,7 +169,7 @@ def _locate(offset: Tensor, modulation: Tensor, part: slice, sizes: _Sizes, dtyp
     """
     # Pixel by pixel from here on, as a matrix product wants all taps of a pixel side by side.
     contiguous = torch.contiguous_format
-    offset = offset[:, part].t().to(dtype, memory_format=contiguous).unflatten(1, (-1, 2))
+    offset = offset[:, part].t().to(dtype, memory_format=contiguous).view(part.stop - part.start, -1, 2)
     modulation = modulation[:, part].t().to(dtype, memory_format=contiguous)
 
     pixel = torch.arange(part.start, part.stop, device=offset.device)[:, None]
@@ -183,21 +191,17 @@ def _locate(offset: Tensor, modulation: Tensor, part: slice, sizes: _Sizes, dtyp
     corner = whole[0].mul_(rows_down).add_(whole[1])
     # For NaN alone, which clamping keeps and no integer can hold: NaN shall come out, not an index error.
     corner.clamp_(0, sizes.table_size[0] * rows_down - rows_down - 2)
-    return _Taps(corner, *fraction, modulation)
+    return _Taps(corner, fraction[0], fraction[1], modulation)
 
 
 def _bags(taps: _Taps, sizes: _Sizes, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """List the four table rows each tap reads and their weights, modulation included; both (pixels * taps, 4)."""
-    rows_down = sizes.table_size[1]
-    indices = taps.corner.new_empty(*taps.corner.shape, 4)
-    for corner, step in enumerate((0, 1, rows_down, rows_down + 1)):
-        torch.add(taps.corner, step, out=indices[..., corner])
+    down, corner = sizes.table_size[1], taps.corner
+    indices = torch.stack((corner, corner + 1, corner + down, corner + down + 1), dim=-1)
     lower = taps.modulation * taps.down
     upper = taps.modulation - lower
-    weights = taps.down.new_empty(*taps.down.shape, 4)
-    for left, both in ((0, upper), (2, lower)):
-        torch.mul(both, taps.right, out=weights[..., left + 1])
-        torch.sub(both, weights[..., left + 1], out=weights[..., left])
+    upper_right, lower_right = upper * taps.right, lower * taps.right
+    weights = torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), dim=-1)
     return indices.view(-1, 4), weights.view(-1, 4).to(dtype)
 
 
@@ -212,8 +216,8 @@ def _convolve(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, pad
             taps = _locate(offset[item], modulation[item], part, sizes, dtype)
             indices, weights = _bags(taps, sizes, x.dtype)
             columns = F.embedding_bag(indices, table, mode="sum", per_sample_weights=weights)
-            torch.mm(columns.view(-1, matrix.shape[0]), matrix, out=output[item, part])
-    return output.unflatten(1, sizes.out_size).permute(0, 3, 1, 2)
+            output[item, part] = columns.view(-1, matrix.shape[0]) @ matrix
+    return _to_map(output, sizes)
 
 
 class _DeformConv2d(torch.autograd.Function):
@@ -226,11 +230,13 @@ class _DeformConv2d(torch.autograd.Function):
         return _convolve(x, offset, modulation, weight, padding)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         # Every product below has chosen its type already, also when backward is called under autocast.
         with torch.autocast(grad_output.device.type, enabled=False):
-            return *_gradients(grad_output, *ctx.saved_tensors, ctx.padding, ctx.needs_input_grad[0]), None
+            x, offset, modulation, weight = ctx.saved_tensors
+            need_x = ctx.needs_input_grad[0]
+            return *_gradients(grad_output, x, offset, modulation, weight, ctx.padding, need_x), None
 
 
 def _gradients(
@@ -268,9 +274,9 @@ def _gradients(
 
     return (
         grad_x,
-        grad_offset.unflatten(1, sizes.out_size).permute(0, 3, 1, 2),
-        grad_modulation.unflatten(1, sizes.out_size).permute(0, 3, 1, 2),
-        grad_matrix.unflatten(1, (*sizes.kernel_size, -1)).permute(0, 3, 1, 2).to(weight.dtype),
+        _to_map(grad_offset, sizes),
+        _to_map(grad_modulation, sizes),
+        grad_matrix.view(-1, *sizes.kernel_size, x.shape[1]).permute(0, 3, 1, 2).to(weight.dtype),
     )
 
 
@@ -297,8 +303,8 @@ def _scatter(target: Tensor, indices: Tensor, weights: Tensor, rows: Tensor) -> 
     """
     destination, order = torch.sort(indices.flatten(), stable=True)
     first, last = int(destination[0]), int(destination[-1])
-    ends = torch.arange(first, last + 1, dtype=destination.dtype, device=destination.device)
-    starts = torch.searchsorted(destination, ends)
+    targets = torch.arange(first, last + 1, dtype=destination.dtype, device=destination.device)
+    starts = torch.searchsorted(destination, targets)
     target[first : last + 1] += F.embedding_bag(
         order // 4, rows, starts, mode="sum", per_sample_weights=weights.flatten()[order]
     )

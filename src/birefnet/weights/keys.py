@@ -48,7 +48,7 @@ _DEFORMABLE_BRANCH: Pairs = (
     ("norm.", "bn."),
 )
 _DILATED_BRANCH: Pairs = (("conv.", "atrous_conv."), ("norm.", "bn."))
-_BRANCHES: dict[str, tuple[Pairs, tuple[str, str, str, str]]] = {
+_BRANCHES: dict[str, tuple[Pairs, tuple[str, ...]]] = {
     "deformable": (_DEFORMABLE_BRANCH, ("aspp1.", *(f"aspp_deforms.{i}." for i in range(3)))),
     "dilated": (_DILATED_BRANCH, ("aspp1.", "aspp2.", "aspp3.", "aspp4.")),
 }

@@ -1,0 +1,14 @@
+"""What every back end does, whatever it runs on."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """Maps a batch of normalised images to alpha."""
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Segment a batch.  (N, 3, H, W) float32 -> (N, 1, H, W) float32 in [0, 1]."""
+        ...

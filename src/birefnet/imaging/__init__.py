@@ -1,0 +1,1 @@
+"""Photos in and masks out, without torch: reading, preparing for the network, and the way back."""

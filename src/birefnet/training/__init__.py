@@ -1,0 +1,1 @@
+"""Training: a compact trainer for small networks on one device."""
