@@ -1,0 +1,274 @@
+"""Weights files: what loads, what is refused, and what a file holds after saving."""
+
+import itertools
+import os
+import pickle
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from birefnet import load_model, save_model
+from birefnet.config import InputSpec, ModelConfig
+from birefnet.errors import OutputError, WeightsError
+from birefnet.model import BiRefNet
+from birefnet.weights import load_weights
+from birefnet.weights.load import MismatchError
+from support import GOLDENS, TINY, golden_input, golden_model, golden_state, relative_error, tiny_model
+
+SWIN_T = ModelConfig(backbone="swin_v1_t")
+
+
+@pytest.fixture(scope="module")
+def swin_state() -> dict[str, torch.Tensor]:
+    return golden_state(BiRefNet.from_config(SWIN_T))
+
+
+@pytest.fixture(scope="module")
+def swin_file(swin_state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "swin.pth"
+    torch.save(swin_state, path)
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException], path: Path) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [
+        ("", ".pth"),
+        ("", ".safetensors"),
+        ("module.", ".pth"),
+        ("_orig_mod.", ".pth"),
+        ("module._orig_mod.", ".pth"),
+        ("_orig_mod.module.", ".safetensors"),
+    ],
+)
+def test_a_golden_file_loads_strictly_and_gives_the_golden_logits(
+    swin_state: dict[str, torch.Tensor], tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    prefixed = {prefix + key: tensor for key, tensor in swin_state.items()}
+    torch.save(prefixed, path) if suffix == ".pth" else save_file(prefixed, path)
+    model = load_model(path)
+    assert model.config == SWIN_T  # told by keys and shapes alone
+    assert not model.training
+    expected = np.load(GOLDENS / "model" / "swin_v1_t-224x352.npz")["logits"]
+    with torch.no_grad():
+        logits = model(golden_input([1, 3, 224, 352])).numpy()
+    assert relative_error(logits, expected) < 1e-4
+
+    for again in (tmp_path / "again.pth", tmp_path / "again.safetensors"):
+        save_model(model, again)
+        saved = torch.load(again, weights_only=True) if again.suffix == ".pth" else load_file(again)
+        assert saved.keys() == swin_state.keys()
+        for key, tensor in swin_state.items():
+            assert saved[key].shape == tensor.shape
+            assert saved[key].dtype == tensor.dtype
+            assert torch.equal(saved[key], tensor)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(backbone="pvt_v2_b0"),
+        ModelConfig(backbone="pvt_v2_b1", decoder_channels=16, attention_channels=8, inward_channels=12),
+        ModelConfig(backbone="swin_v1_s", attention="dilated"),
+        TINY,
+    ],
+)
+def test_the_configuration_is_told_by_keys_and_shapes(config: ModelConfig, tmp_path: Path) -> None:
+    save_model(BiRefNet.from_config(config), tmp_path / "weights.pth")
+    assert load_model(tmp_path / "weights.pth").config == config
+
+
+def test_safetensors_carry_configuration_and_input_spec(tmp_path: Path) -> None:
+    model = tiny_model(size=96)
+    save_model(model, tmp_path / "weights.safetensors")
+    loaded = load_model(tmp_path / "weights.safetensors")
+    assert loaded.config == TINY
+    assert loaded.input_spec == InputSpec(size=(96, 96))
+
+
+def test_half_precision_files_load_as_float32_unless_asked(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_model(tiny_model(), path, dtype=torch.float16)
+    assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int64}
+    assert {p.dtype for p in load_model(path).parameters()} == {torch.float32}
+    assert {p.dtype for p in load_model(path, dtype=None).parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    save_model(tiny_model(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(WeightsError) as error:
+        load_model(path)
+    one_line(error, path)
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, legacy: bool) -> None:
+    path, marker = tmp_path / "evil.pth", tmp_path / "ran"
+    torch.save({"bb.x": Payload(marker)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="could run code"):
+        load_model(path)
+    path.write_bytes(pickle.dumps({"bb.x": Payload(marker)}))
+    with pytest.raises(WeightsError) as error:
+        load_model(path)
+    one_line(error, path)
+    assert not marker.exists()
+
+
+def test_the_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    unet = nn.ModuleDict({f"stage{i}": nn.Conv2d(8, 8, 3) for i in range(20)})
+    for path, save in ((tmp_path / "unet.pth", torch.save), (tmp_path / "unet.safetensors", save_file)):
+        save(unet.state_dict(), path)
+        with pytest.raises(WeightsError, match="not the weights of a BiRefNet"):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"epoch": 3}, {}, {"state": {"a": torch.zeros(1)}}, torch.zeros(3), {1: torch.zeros(1)}]
+)
+def test_other_contents_are_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(WeightsError) as error:
+        load_model(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80", b"not weights at all", b"\xff" * 100, b"\0" * 9])
+def test_files_that_hold_no_tensors_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "noise.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        load_model(path)
+    one_line(error, path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.pth", tmp_path):
+        with pytest.raises(WeightsError) as error:
+            load_model(path)
+        one_line(error, path)
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded(swin_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    model = golden_model(SWIN_T)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    path = tmp_path / "broken.pth"
+    broken = {key: torch.zeros_like(tensor) for key, tensor in swin_state.items()}
+    del broken["decoder.conv_out1.0.bias"]
+    broken["decoder.extra.weight"] = torch.zeros(2)
+    broken["bb.norm0.weight"] = torch.zeros(5)
+    broken["bb.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    torch.save(broken, path)
+    for attempt in (lambda: load_model(path), lambda: load_weights(model, path)):
+        with pytest.raises(MismatchError) as error:
+            attempt()
+        message = one_line(error, path)
+        assert error.value.missing == ["decoder.conv_out1.0.bias"]
+        assert error.value.unexpected == ["decoder.extra.weight"]
+        assert error.value.mismatched == {
+            "bb.norm0.weight": ("[5]", "[96]"),
+            "bb.layers.0.blocks.0.attn.relative_position_index": ("torch.float32", "torch.int64"),
+        }
+        for key in (*error.value.missing, *error.value.unexpected, *error.value.mismatched):
+            assert key in message
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_any_single_missing_key_is_named(swin_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "one_missing.pth"
+    for key in itertools.islice(swin_state, 0, None, 97):
+        torch.save({name: tensor for name, tensor in swin_state.items() if name != key}, path)
+        with pytest.raises(WeightsError, match="1 missing") as error:
+            load_model(path)
+        assert key in one_line(error, path)
+
+
+def test_our_own_names_on_disk_are_not_accepted(tmp_path: Path) -> None:
+    model = tiny_model()
+    path = tmp_path / "ours.pth"
+    torch.save(model.state_dict(), path)
+    with pytest.raises(WeightsError):
+        load_weights(model, path)
+
+
+def test_the_same_key_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.pth"
+    torch.save({"a.b": torch.zeros(1), "module.a.b": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="twice"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "metadata", ["{", "[]", '{"config": {}}', '{"config": {"bakbone": "x"}, "input_spec": {}}', '{"config": 1}']
+)
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"bb.x": torch.zeros(1)}, path, metadata={"birefnet": metadata})
+    with pytest.raises(WeightsError, match="configuration cannot be read") as error:
+        load_model(path)
+    one_line(error, path)
+
+
+def test_saving_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_model(tiny_model(), path)
+    old = path.read_bytes()
+    broken = tiny_model()
+    broken.decoder.head.weight = nn.Parameter(torch.zeros(1, device="meta"))
+    with pytest.raises(NotImplementedError):
+        save_model(broken, path)
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_saving_to_impossible_places_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (
+        tmp_path / "weights.onnx",
+        tmp_path / "nowhere" / "weights.pth",
+        tmp_path / "file" / "weights.safetensors",
+    ):
+        with pytest.raises(OutputError) as error:
+            save_model(tiny_model(), path)
+        one_line(error, path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    model = tiny_model()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the next write past it fails, as on a full disk
+    try:
+        with pytest.raises(OutputError) as error:
+            save_model(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    one_line(error, path)
+    assert list(tmp_path.iterdir()) == []
