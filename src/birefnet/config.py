@@ -62,6 +62,7 @@ class ModelConfig(_Json):
         attention_channels: width of each branch of the attention.
         inward_channels: inner width of the inward reference, whose input is the image cut into patches.
         gradient_channels: width of the gradient features of the outward reference.
+        dropout: probability of zeroing an element of an attention's output in training.
     """
 
     backbone: str = "swin_v1_l"
@@ -70,6 +71,7 @@ class ModelConfig(_Json):
     attention_channels: int = 256
     inward_channels: int = 64
     gradient_channels: int = 16
+    dropout: float = 0.5
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS:
@@ -78,6 +80,8 @@ class ModelConfig(_Json):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"ModelConfig.dropout must be from 0 to below 1, not {self.dropout!r}")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def cutout(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=len(targets) < 2,
+        disable=len(targets) < 2 or not console.is_terminal,
     ) as progress:
         for source, target in progress.track(targets, description="cutout"):
             try:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +119,8 @@ def read_portable(path: Path) -> Pack:
         DataError: the file is missing or is no portable pack.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
         names = [str(name) for name in arrays["names"]]
         size = int(arrays["size"])
@@ -131,7 +133,7 @@ def read_portable(path: Path) -> Pack:
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(decode, range(len(names))))
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{path}: cannot be read as a pack ({error}): write it again with `pack`") from error
     return Pack(names, pixels)
 

@@ -103,7 +103,9 @@ class BiRefNet(nn.Module):
 def decoder_block(in_channels: int, out_channels: int, *, config: ModelConfig) -> DecoderBlock:
     """Build the decoder block that a configuration asks for."""
     width = config.decoder_channels
-    attention = Aspp(width, config.attention_channels, deformable=config.attention == "deformable")
+    attention = Aspp(
+        width, config.attention_channels, deformable=config.attention == "deformable", dropout=config.dropout
+    )
     return DecoderBlock(in_channels, out_channels, width, attention)
 
 

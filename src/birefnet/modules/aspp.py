@@ -34,7 +34,7 @@ class Aspp(nn.Module):
         dropout: probability of zeroing an output element in training.
     """
 
-    def __init__(self, channels: int, branch_channels: int, *, deformable: bool, dropout: float = 0.5) -> None:
+    def __init__(self, channels: int, branch_channels: int, *, deformable: bool, dropout: float) -> None:
         super().__init__()
         convs = (
             [ModulatedDeformConv2d(channels, branch_channels, size) for size in DEFORMABLE_KERNELS]

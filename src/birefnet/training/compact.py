@@ -1,17 +1,15 @@
 """A compact trainer: one network, one device, one process, resumable to the bit.
 
-Nothing here is random but by (seed, step): which photos a step sees and how they are changed follow from these two,
-so a run that stops and resumes goes on exactly as if it had not.
+Which photos a step sees and how they are changed follow from the seed and the step alone, and the state of torch's
+own generator is saved: a run that stops and resumes goes on exactly as if it had not.
 """
 
 import ctypes
-import json
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,12 +21,14 @@ from torch import Tensor, nn
 
 from birefnet._atomic import atomic_path
 from birefnet.config import InputSpec, ModelConfig
-from birefnet.data.augment import HEADROOM, Augmentation, Batch, augment
+from birefnet.data.augment import Batch
 from birefnet.data.cache import load_pack
 from birefnet.errors import BiRefNetError, ConfigError, DataError, OutputError
 from birefnet.losses import PixelWeights, gradient_loss, pixel_losses
 from birefnet.model import BiRefNet, TrainOutput
-from birefnet.training.schedule import Recipe, decay_at, rate_at, size_at
+from birefnet.training.feed import Batches, Feed
+from birefnet.training.log import Clock, Interval, Log
+from birefnet.training.schedule import Recipe, decay_at, rate_at
 from birefnet.training.validation import validate
 from birefnet.weights import load_weights, save_model
 
@@ -51,8 +51,9 @@ def nano_config() -> ModelConfig:
         attention="dilated",
         decoder_channels=32,
         attention_channels=32,
-        inward_channels=32,
+        inward_channels=8,
         gradient_channels=16,
+        dropout=0.0,
     )
 
 
@@ -94,18 +95,18 @@ class State:
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
-    recent: "_Interval" = field(default_factory=lambda: _Interval())
+    recent: Interval = field(default_factory=Interval)
 
 
-def total_loss(output: TrainOutput, batch: Batch, gradient_weight: float) -> dict[str, Tensor]:
+def total_loss(output: TrainOutput, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
     """Return the weighted terms of the training loss by name; the loss is their sum.
 
     The final logits are compared at full resolution, the side logits at their own, against the truth averaged over
     their cells: the window of the SSIM over three more full-size outputs would cost an eighth of a step.
     """
     outputs = (output.logits, *output.side_logits)
-    terms = pixel_losses(outputs, batch.target, PixelWeights(), batch.valid, compare_at="output")
-    terms["gradient"] = gradient_weight * gradient_loss(output.gradient_logits, output.gradient_labels)
+    terms = pixel_losses(outputs, batch.target, PixelWeights(iou=recipe.iou_weight), batch.valid, compare_at="output")
+    terms["gradient"] = recipe.gradient_weight * gradient_loss(output.gradient_logits, output.gradient_labels)
     return terms
 
 
@@ -118,7 +119,7 @@ def train(
     val: Path | None = None,
     options: Options | None = None,
     init: Path | None = None,
-    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Ending:
     """Train a network, or go on with a run that was stopped, and save the averaged weights.
 
@@ -151,16 +152,16 @@ def train(
         load_checkpoint(checkpoint, state, recipe, device)
     batches = Batches(data, recipe, device, options.cache)
     val_pack = load_pack(val, options.val_size, options.cache) if val else None
-    log = _Log(run / LOG, report)
+    log = Log(run / LOG, report)
 
     def measure() -> None:
         if val_pack:
             figures = validate(state.averaged, val_pack, options.val_size, device)
-            log.write({"step": state.step, "samples": state.step * recipe.batch, "val": figures})
+            log.write({**_position(state, recipe), "val": figures})
 
     saved = time.monotonic()
     ending: Ending = "finished"
-    with log, _Prefetch(batches, recipe.steps, _prefetches(options, device)) as fetch, _signals() as caught:
+    with log, Feed(batches, recipe.steps, _prefetches(options, device)) as fetch, _signals() as caught:
         if options.threads:
             torch.set_num_threads(options.threads)  # again: the prefetching thread has set its own number
         state.model.train()
@@ -168,8 +169,8 @@ def train(
             _step(state, recipe, fetch)
             state.step += 1
             if state.step % options.log_every == 0:
-                log.write(state.recent.summary(state, recipe))
-                state.recent = _Interval()
+                log.write({**_position(state, recipe), **state.recent.summary()})
+                state.recent = Interval()
             if _crosses(state.step * recipe.batch, recipe.batch, options.val_every):
                 measure()
             if caught:
@@ -189,9 +190,14 @@ def train(
     return ending
 
 
+def _position(state: State, recipe: Recipe) -> dict[str, Any]:
+    position = {"step": state.step, "steps": recipe.steps, "samples": state.step * recipe.batch}
+    return {**position, "rate": rate_at(recipe, state.step - 1), "skipped": state.skipped}
+
+
 def _step(state: State, recipe: Recipe, fetch: Callable[[int], Batch]) -> None:
     """Take one step, or skip it where the gradient is of no use."""
-    clock = _Clock()
+    clock = Clock()
     batch = fetch(state.step)
     clock.lap("data")
     for group in state.optimizer.param_groups:
@@ -202,10 +208,10 @@ def _step(state: State, recipe: Recipe, fetch: Callable[[int], Batch]) -> None:
     with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         output = state.model.forward_train(batch.images)
     clock.lap("forward")
-    terms = total_loss(output, batch, recipe.gradient_weight)
+    terms = total_loss(output, batch, recipe)
     loss = torch.stack(list(terms.values())).sum()
     clock.lap("loss")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     clock.lap("backward")
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     usable = bool(norm <= _ABSURD_NORM)  # False for infinite and NaN
@@ -251,7 +257,8 @@ def _start(config: ModelConfig, recipe: Recipe, options: Options, device: torch.
     model = BiRefNet.from_config(config, InputSpec(size=(options.val_size, options.val_size)))
     if init:
         load_weights(model, init)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Channels last is what a CPU's and a GPU's convolutions are fastest with.
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = deepcopy(model).eval().requires_grad_(False)
     return State(model, averaged, _optimizer(model, recipe))
 
@@ -317,151 +324,6 @@ def load_checkpoint(path: Path, state: State, recipe: Recipe, device: torch.devi
         torch.cuda.set_rng_state_all(content["random_cuda"])
 
 
-class Batches:
-    """The batch of every step, the same whenever it is asked for.
-
-    Each stage reads photos packed at the size that suits it; they are kept on the device where they fit.
-    """
-
-    def __init__(self, data: Path, recipe: Recipe, device: torch.device, cache: Path) -> None:
-        self.data, self.recipe, self.device, self.cache = data, recipe, device, cache
-        self.augmentation = Augmentation()
-        self._side = 0
-        self._pixels = torch.empty(0)
-        self._orders: dict[int, Tensor] = {}
-        self._load(size_at(recipe, 0))
-
-    def __call__(self, step: int) -> Batch:
-        """Make the batch of a step."""
-        size = size_at(self.recipe, step)
-        self._load(size)
-        first = step * self.recipe.batch
-        chosen = self._chosen(range(first, first + self.recipe.batch))
-        pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device)
-        generator = torch.Generator().manual_seed(hash((self.recipe.seed, step)))
-        batch = augment(pixels, size, self.augmentation, generator)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        return Batch(images, batch.target, batch.valid)
-
-    def _load(self, size: int) -> None:
-        side = round(size * HEADROOM)
-        if side == self._side or (self._side and self.data.suffix == ".npz"):
-            return
-        pixels = torch.from_numpy(load_pack(self.data, side, self.cache).pixels)
-        if self.device.type == "cuda" and pixels.numel() < torch.cuda.mem_get_info(self.device)[0] // 2:
-            pixels = pixels.to(self.device)
-        self._side, self._pixels = side, pixels
-
-    def _chosen(self, samples: Sequence[int]) -> Tensor:
-        """Photos of the given samples: each epoch is its own random order of all photos."""
-        count = len(self._pixels)
-        epochs = {sample // count for sample in samples}
-        self._orders = {epoch: self._orders.get(epoch, self._order(epoch, count)) for epoch in epochs}
-        return torch.stack([self._orders[sample // count][sample % count] for sample in samples])
-
-    def _order(self, epoch: int, count: int) -> Tensor:
-        generator = torch.Generator().manual_seed(hash((self.recipe.seed, -1 - epoch)))
-        return torch.randperm(count, generator=generator)
-
-
-class _Prefetch:
-    """Makes the next batch in a thread while the current one is worked on, or just makes the current one."""
-
-    def __init__(self, batches: Batches, steps: int, threaded: bool) -> None:
-        self._batches, self._steps = batches, steps
-        # One thread of its own for the batch: more would fight with those of the network.
-        self._pool = ThreadPoolExecutor(1, "batches", torch.set_num_threads, (1,)) if threaded else None
-        self._next: tuple[int, Future[Batch]] | None = None
-
-    def __enter__(self) -> "_Prefetch":
-        if self._pool:
-            self._pool.submit(int).result()  # the thread is there, and has set its number of threads
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def __call__(self, step: int) -> Batch:
-        if not self._pool:
-            return self._batches(step)
-        ready = self._next
-        future = ready[1] if ready and ready[0] == step else self._pool.submit(self._batches, step)
-        batch = future.result()
-        if step + 1 < self._steps:
-            self._next = step + 1, self._pool.submit(self._batches, step + 1)
-        return batch
-
-
-class _Interval:
-    """Figures of the steps since the last line of the log, read from the device only when the line is written."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._seconds: dict[str, float] = {}
-        self._usable = self._samples = self._size = 0
-        self._worst_norm: Tensor | None = None
-        self._started = time.perf_counter()
-
-    def add(self, terms: dict[str, Tensor], norm: Tensor) -> None:
-        for name, value in {**terms, "norm": norm}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._worst_norm = norm if self._worst_norm is None else torch.maximum(self._worst_norm, norm)
-        self._usable += 1
-
-    def note(self, samples: int, size: int, seconds: dict[str, float]) -> None:
-        self._samples += samples
-        self._size = size
-        for name, value in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + value
-
-    def summary(self, state: State, recipe: Recipe) -> dict[str, Any]:
-        means = {name: float(value) / self._usable for name, value in self._sums.items()}
-        elapsed = time.perf_counter() - self._started
-        line: dict[str, Any] = {"step": state.step, "steps": recipe.steps, "samples": state.step * recipe.batch}
-        line |= {"size": self._size, "rate": rate_at(recipe, state.step - 1)}
-        line |= {name: round(value, 5) for name, value in means.items()}
-        if self._worst_norm is not None:
-            line["worst_norm"] = round(float(self._worst_norm), 3)
-        line |= {"skipped": state.skipped, "images_per_second": round(self._samples / elapsed, 2)}
-        line["share_of_time"] = {k: round(v / elapsed, 3) for k, v in self._seconds.items()}
-        return line
-
-
-class _Clock:
-    """Seconds between marks. On a GPU the work is only queued, so the figures mean little there."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
-
-
-class _Log:
-    """JSON lines, each written out at once; a resumed run appends."""
-
-    def __init__(self, path: Path, report: Callable[[dict[str, Any]], None]) -> None:
-        self._report = report
-        try:
-            self._file = path.open("a", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._report(line)
-
-
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collect SIGTERM and Ctrl-C instead of dying of them, so that the step under way is finished and saved.
@@ -472,7 +334,7 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    usual: dict[int, Any] = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _frame: object) -> None:
         caught.append(number)

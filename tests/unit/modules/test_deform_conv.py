@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -84,6 +84,15 @@ def assert_as_defined(inputs: Inputs, padding: int) -> None:
         torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Spare thousands of tiny steps the waiting for a second thread, which is long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[5, 256], ids=["many-chunks", "one-chunk"])
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut maps into chunks of five pixels, which end in the middle of rows, or leave them whole."""
@@ -91,7 +100,7 @@ def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(deform_conv, "_CHUNK_MIN_PIXELS", request.param)
 
 
-@pytest.mark.usefixtures("chunked")
+@pytest.mark.usefixtures("chunked", "one_thread")
 @pytest.mark.parametrize(
     ("size", "kernel", "padding"),
     [
@@ -108,7 +117,7 @@ def test_equals_the_definition(size: tuple[int, int], kernel: tuple[int, int], p
     assert_as_defined(make_inputs(size, kernel, padding), padding)
 
 
-@pytest.mark.usefixtures("chunked")
+@pytest.mark.usefixtures("chunked", "one_thread")
 def test_channels_last_and_sliced_inputs_give_the_same() -> None:
     x, offset, modulation, weight = make_inputs()
     expected = gradients(deform_conv2d, (x, offset, modulation, weight), 1)
@@ -122,6 +131,7 @@ def test_channels_last_and_sliced_inputs_give_the_same() -> None:
     torch.testing.assert_close(deform_conv2d(turned, *parts, weight, padding=1), expected[0])
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deform_conv, "_CHUNK_ELEMENTS", 1)
     monkeypatch.setattr(deform_conv, "_CHUNK_MIN_PIXELS", 4)
@@ -322,7 +332,7 @@ class TestModule:
 TRAINING_STEP = """
 import resource, sys, torch
 from birefnet.modules.deform_conv import deform_conv2d
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 channels, kernel = 64, 7
 
 def step(size):
@@ -335,7 +345,7 @@ def step(size):
     deform_conv2d(x, offset, modulation, weight, padding=3).sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
-step(32)  # libraries and thread pools
+step(32)  # libraries
 unit = 1 if sys.platform == "darwin" else 1024
 print(step(int(sys.argv[1])) * unit)
 """

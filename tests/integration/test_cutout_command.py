@@ -1,0 +1,96 @@
+"""The command as a user runs it: a process of its own, real files, real weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from birefnet import load_model, save_model
+from birefnet.engines.torch_engine import TorchEngine
+from birefnet.imaging.io import read_rgb
+from birefnet.predictor import Predictor
+from support import tiny_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(tiny_model(), path)
+    return path
+
+
+def cutout(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "birefnet", "cutout", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_photo_becomes_a_mask_of_its_size(weights: Path, chelsea: Path, tmp_path: Path) -> None:
+    result = cutout(chelsea, "--weights", weights, "--kind", "mask", "-o", "mask.png", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    photo = read_rgb(chelsea)
+    model = load_model(weights)
+    expected = Predictor(TorchEngine(model), model.input_spec).predict(photo)
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.mode == "L"
+        assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
+
+
+def test_the_mask_lies_beside_the_photo_and_is_not_replaced_unasked(weights: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg")
+    assert cutout("photo.jpg", "--weights", weights, cwd=tmp_path).returncode == 0
+    mask = tmp_path / "photo-mask.png"
+    mask.write_bytes(b"precious")
+    refused = cutout("photo.jpg", "--weights", weights, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "photo-mask.png: exists already; pass --overwrite" in refused.stderr
+    assert mask.read_bytes() == b"precious"
+    assert cutout("photo.jpg", "--weights", weights, "--overwrite", cwd=tmp_path).returncode == 0
+    assert mask.read_bytes() != b"precious"
+
+
+def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / name)
+    (tmp_path / "b.png").write_text("text")
+    (tmp_path / "masks").mkdir()
+    result = cutout("a.png", "b.png", "c.png", "missing.png", "--weights", weights, "-o", "masks", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "Error: b.png: not an image, or of a kind that cannot be read",
+        "Error: missing.png: no such file",
+        "2 of 4 photos done",
+    ]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a-mask.png", "c-mask.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("a.png", "--weights", "missing.safetensors"), 1, "missing.safetensors: no such file"),
+        (("a.png", "--weights", "a.png"), 1, "a.png: neither a .safetensors nor a .pth file"),
+        (("a.png", "--size", "100"), 1, "--size 100: must be a positive multiple of 32"),
+        (("a.png", "--device", "quantum"), 1, "device 'quantum' cannot be used here"),
+        (("a.png", "-o", "mask.docx"), 1, "mask.docx: .docx is no image format"),
+        (("a.png", "-o", "nowhere/mask.png"), 1, "nowhere/mask.png: cannot be written (No such file or directory)"),
+        (("a.png", "-o", "a.png"), 2, "a.png: is a photo to cut out and would be replaced"),
+        (("a.png", "b.png", "-o", "mask.png"), 2, "2 photos need a folder that exists"),
+        (("a.png", "a.jpg"), 2, "would both be written to a-mask.png"),
+        (("a.png", "--kind", "hologram"), 2, "'hologram' is not"),
+        ((), 2, "Missing argument"),
+    ],
+)
+def test_mistakes_get_one_clear_line(
+    weights: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    for name in ("a.png", "b.png", "a.jpg"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    chosen = () if "--weights" in arguments else ("--weights", weights)
+    result = cutout(*arguments, *chosen, cwd=tmp_path)
+    assert result.returncode == status
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png", "b.png"]

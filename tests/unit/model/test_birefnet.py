@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from birefnet.config import ModelConfig
+from birefnet.errors import ConfigError, InputError
+from birefnet.model import BiRefNet
+from birefnet.modules.patches import image_to_patches
+from support import TINY, tiny_model
+
+
+def test_without_arguments_it_is_the_published_network() -> None:
+    with torch.device("meta"):
+        model = BiRefNet.from_config()
+    assert model.config == ModelConfig(backbone="swin_v1_l")
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 220.2
+
+
+@pytest.mark.parametrize(
+    ("backbone", "millions"),
+    [("swin_v1_t", 44.31), ("swin_v1_b", 106.23), ("swin_v1_s", 65.63), ("pvt_v2_b5", 96.26), ("pvt_v2_b1", 28.31)],
+)
+def test_parameter_counts_equal_the_published_ones(backbone: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = BiRefNet.from_config(ModelConfig(backbone=backbone))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 100), (1, 3, 33, 64), (1, 4, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
+def test_impossible_inputs_are_refused_in_one_line(shape: tuple[int, ...]) -> None:
+    model = tiny_model()
+    for run in (model, model.forward_train):
+        with pytest.raises(InputError) as error:
+            run(torch.zeros(shape))
+        assert "\n" not in str(error.value)
+
+
+def test_an_unknown_backbone_is_refused() -> None:
+    with pytest.raises(ConfigError, match="swin_v1_l"):
+        BiRefNet.from_config(ModelConfig(backbone="swin"))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
+def test_training_output_has_everything_that_is_supervised(size: tuple[int, int]) -> None:
+    height, width = size
+    model = tiny_model()
+    image = torch.randn(2, 3, height, width)
+    out = model.forward_train(image)
+    assert out.logits.shape == (2, 1, height, width)
+    for i, stride in enumerate((32, 16, 8)):
+        stage = (2, 1, height // stride, width // stride)
+        assert out.side_logits[i].shape == stage
+        assert out.gradient_logits[i].shape == stage
+        assert out.gradient_labels[i].shape == (2, 1, height, width)
+        assert not out.gradient_labels[i].requires_grad
+    torch.testing.assert_close(out.logits, model(image))
+
+
+@pytest.mark.parametrize("config", [TINY, ModelConfig(backbone="pvt_v2_b0")])
+def test_every_parameter_gets_a_finite_gradient(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    model = BiRefNet.from_config(config).train()
+    out = model.forward_train(torch.randn(2, 3, 64, 64))
+    terms = [out.logits, *out.side_logits, *out.gradient_logits]
+    torch.stack([term.square().mean() for term in terms]).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_a_batch_equals_its_images_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = BiRefNet.from_config(ModelConfig(backbone="pvt_v2_b0")).eval()
+    images = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_gives_the_same_logits() -> None:
+    torch.manual_seed(0)
+    model = BiRefNet.from_config(ModelConfig(backbone="pvt_v2_b0")).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(image)
+        model.to(memory_format=torch.channels_last)
+        actual = model(image.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_contiguous_cells_in_the_documented_order() -> None:
+    image = torch.arange(2 * 3 * 8 * 12).view(2, 3, 8, 12)
+    patches = image_to_patches(image, (4, 6))
+    assert patches.shape == (2, 12, 4, 6)
+    for channel in range(3):
+        for i in range(2):
+            for j in range(2):
+                cell = image[:, channel, 4 * i : 4 * i + 4, 6 * j : 6 * j + 6]
+                assert torch.equal(patches[:, (channel * 2 + i) * 2 + j], cell)
