@@ -1,5 +1,6 @@
 """What users of the package rely on: its names, what importing it needs, its command line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,17 @@ def test_importing_changes_nothing(tmp_path: Path) -> None:
     )
     result = python(code)
     assert result.stderr == ""
+
+
+def test_readme_examples_run(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 2
+    for folder in ("models", "docs"):
+        (tmp_path / folder).symlink_to(root / folder)
+    for block in blocks:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.stderr == "", block
+    assert (tmp_path / "mask.png").exists()

@@ -87,4 +87,5 @@ def test_every_recorded_depth_equals_the_reference(name: str) -> None:
     actual = run_all_depths(golden_model(config_of(name)), golden_input(case["input"]), case["mode"])
     errors = {key: relative_error(actual[key], value) for key, value in expected.items()}
     assert len(errors) >= 10
+    print(f"{name}: {len(errors)} arrays, largest relative error {max(errors.values()):.1e}")  # noqa: T201 - for docs
     assert {key: error for key, error in errors.items() if error >= TOLERANCE} == {}

@@ -1,0 +1,40 @@
+# Everything a developer runs; the continuous integration calls the same targets.
+#
+# The targets work in the active virtual environment or, without one, in .venv, and install what they need first.
+
+PYTHON ?= python3
+VENV ?= $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+READY := $(VENV)/.birefnet-ready
+
+# The release the checks are run with. Another that pyproject.toml admits: make test TORCH='torch>=2.5'
+TORCH ?= torch==2.13.0
+
+.PHONY: help check test quick fix
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+check: $(READY) ## lint, types, floors, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+quick: $(READY) ## the tests that take no more than seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+fix: $(READY) ## format and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
