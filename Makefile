@@ -7,7 +7,8 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.birefnet-ready
 
-# The release the checks are run with. Another that pyproject.toml admits: make test TORCH='torch>=2.5'
+# The release the checks are run with. Another that pyproject.toml admits, in a new environment:
+# make test VENV=.venv-other TORCH='torch>=2.6'
 TORCH ?= torch==2.13.0
 
 .PHONY: help check test quick fix

@@ -1,7 +1,7 @@
 """Score a network on photos with known masks: python benchmarks/quality.py --weights FILE --data DIR.
 
-Needs the extras `torch` and `eval`. Each photo of DIR/im is stretched to the input size, its prediction stretched
-back to the size of its truth in DIR/gt (foreground above 127) and scored as 8-bit map with PySODMetrics: maximal
+Needs the extras `torch` and `eval`. Each photo of DIR/im goes through the predictor that the command line uses; its
+alpha, at the size of the truth in DIR/gt (foreground above 127), is scored as 8-bit map with PySODMetrics: maximal
 F-measure of the mean curve (beta² 0.3), S-measure, weighted F-measure and mean absolute error. Sources are told
 apart by the part of a name before the first "-".
 """
@@ -9,7 +9,7 @@ apart by the part of a name before the first "-".
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -20,8 +20,12 @@ from PIL import Image
 from py_sod_metrics import MAE, FmeasureHandler, FmeasureV2, Smeasure, WeightedFmeasure
 
 import birefnet
-from birefnet import BiRefNet, BiRefNetError, InputSpec
+from birefnet import BiRefNetError
 from birefnet.data.pairs import Pair, find_pairs
+from birefnet.engines.torch_engine import TorchEngine
+from birefnet.imaging.io import read_rgb
+from birefnet.imaging.postprocess import restore
+from birefnet.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ def main(weights: Path, data: Path, size: int | None, jobs: int) -> None:
     """Print the scores of WEIGHTS on DATA as a Markdown table, in all and by source."""
     try:
         pairs = find_pairs(data)
-        model = load(weights, size)  # here too, so that a wrong file is reported once and at once
+        predictor = load(weights, size)  # here too, so that a wrong file is reported once and at once
     except BiRefNetError as error:
         raise click.ClickException(str(error)) from error
-    height, width = model.input_spec.size
+    height, width = predictor.spec.size
     click.echo(f"{weights.name}, {len(pairs)} photos of {data.name}, input {height} x {width}\n")
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     with ProcessPoolExecutor(jobs, context, initializer=start_worker, initargs=(weights, size)) as pool:
@@ -55,31 +59,29 @@ def main(weights: Path, data: Path, size: int | None, jobs: int) -> None:
     click.echo(table(scores))
 
 
-def load(weights: Path, size: int | None) -> BiRefNet:
+def load(weights: Path, size: int | None) -> Predictor:
     """Load the network, with another input size where one is given."""
     model = birefnet.load_model(weights)
-    if size is not None:
-        values = {**model.input_spec.to_dict(), "size": (size, size)}
-        model.input_spec = InputSpec.from_dict(values)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    spec = model.input_spec if size is None else replace(model.input_spec, size=(size, size))
+    return Predictor(TorchEngine(model), spec)
 
 
-_worker_model: BiRefNet
+_predictor: Predictor
 
 
 def start_worker(weights: Path, size: int | None) -> None:
     """Load the network once in each process, which has one thread: the processes share the cores."""
-    global _worker_model  # the one way to hand an initialiser's result to the calls
+    global _predictor  # the one way to hand an initialiser's result to the calls
     torch.set_num_threads(1)
-    _worker_model = load(weights, size)
+    _predictor = load(weights, size)
 
 
 def score_pair(pair: Pair) -> Score:
     """Predict a photo and score the prediction."""
     with Image.open(pair.mask) as file:
         truth = np.where(np.asarray(file.convert("L")) > 127, 255, 0).astype(np.uint8)
-    with Image.open(pair.image) as file:
-        prediction = predict(_worker_model, file.convert("RGB"), (truth.shape[1], truth.shape[0]))
+    alpha = _predictor.predict(read_rgb(pair.image))
+    prediction = np.rint(restore(alpha, (truth.shape[0], truth.shape[1])) * 255).astype(np.uint8)
     f = FmeasureV2({"f": FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3)})
     mae, s, weighted_f = MAE(), Smeasure(), WeightedFmeasure()
     for measure in (f, mae, s, weighted_f):
@@ -91,20 +93,6 @@ def score_pair(pair: Pair) -> Score:
         weighted_f=float(weighted_f.get_results()["wfm"]),
         curve=np.asarray(f.get_results()["f"]["dynamic"], np.float64),
     )
-
-
-@torch.inference_mode()
-def predict(model: BiRefNet, photo: Image.Image, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """Predict a photo's mask at a given size: (H, W)."""
-    spec = model.input_spec
-    height, width = spec.size
-    pixels = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
-    normalised = (pixels - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    images = torch.from_numpy(normalised).permute(2, 0, 1)[None]
-    alpha = model(images.contiguous(memory_format=torch.channels_last)).sigmoid()[0, 0].numpy()
-    resized = np.asarray(Image.fromarray(alpha).resize(size_wh, Image.Resampling.BILINEAR))
-    levels: NDArray[np.uint8] = np.rint(resized.clip(0, 1) * 255).astype(np.uint8)
-    return levels
 
 
 def table(scores: list[Score]) -> str:

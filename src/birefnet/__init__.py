@@ -6,8 +6,9 @@ Importing this package needs no torch; the names that do are imported on first u
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from birefnet._extras import require
 from birefnet.config import InputSpec, ModelConfig
-from birefnet.errors import BiRefNetError, MissingExtraError
+from birefnet.errors import BiRefNetError
 
 if TYPE_CHECKING:
     from birefnet.model import BiRefNet, TrainOutput
@@ -37,14 +38,9 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'birefnet' has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name in ("torch", "safetensors"):
-            raise MissingExtraError(
-                f"birefnet.{name} needs {error.name}: run  pip install 'birefnet[torch]'", name=error.name
-            ) from error
-        raise
+    for library in ("torch", "safetensors"):
+        require(library, extra="torch")
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

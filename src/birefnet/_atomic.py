@@ -20,8 +20,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     temporary = None
     try:
         # In the same folder, because a rename is atomic only within one file system; the suffix stays, because
-        # writers choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        # writers choose the format by it; the name is short, because the target's may be as long as names can be.
+        handle, name = tempfile.mkstemp(prefix=".birefnet-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -6,6 +6,7 @@ A `ModelConfig` travels with the weights it belongs to (as JSON), so every field
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,6 +15,10 @@ from birefnet.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Far above what any machine can hold: larger numbers are slips or damage.
+MAX_CHANNELS = 2**16
+MAX_SIDE = 2**15
 
 ATTENTIONS = ("deformable", "dilated")
 RESIZES = ("pil_bilinear",)
@@ -25,6 +30,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ConfigError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_tuple(value: object, length: int) -> bool:
+    return isinstance(value, tuple) and len(value) == length
 
 
 class _Json:
@@ -74,13 +91,15 @@ class ModelConfig(_Json):
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str):
+            raise ConfigError(f"ModelConfig.backbone must be a name, not {self.backbone!r}")
         if self.attention not in ATTENTIONS:
             raise unknown_name("attention", self.attention, ATTENTIONS)
         for name in ("decoder_channels", "attention_channels", "inward_channels", "gradient_channels"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
-        if not 0 <= self.dropout < 1:
+            if not _is_whole(value) or not 1 <= value <= MAX_CHANNELS:
+                raise ConfigError(f"ModelConfig.{name} must be a whole number from 1 to {MAX_CHANNELS}, not {value!r}")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(f"ModelConfig.dropout must be from 0 to below 1, not {self.dropout!r}")
 
 
@@ -101,9 +120,13 @@ class InputSpec(_Json):
     resize: str = "pil_bilinear"
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or any(not isinstance(s, int) or s < 32 or s % 32 for s in self.size):
-            raise ConfigError(f"InputSpec.size must be two positive multiples of 32, not {self.size!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError("InputSpec.mean and std must hold three numbers each, std above 0")
+        if not _is_tuple(self.size, 2) or not all(
+            _is_whole(s) and 32 <= s <= MAX_SIDE and s % 32 == 0 for s in self.size
+        ):
+            raise ConfigError(f"InputSpec.size must be two multiples of 32, from 32 to {MAX_SIDE}, not {self.size!r}")
+        if not all(_is_tuple(values, 3) and all(map(_is_number, values)) for values in (self.mean, self.std)):
+            raise ConfigError("InputSpec.mean and std must hold three numbers each")
+        if min(self.std) <= 0:
+            raise ConfigError("InputSpec.std must be above 0")
         if self.resize not in RESIZES:
             raise unknown_name("resize policy", self.resize, RESIZES)

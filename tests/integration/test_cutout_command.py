@@ -71,13 +71,18 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
     [
         (("a.png", "--weights", "missing.safetensors"), 1, "missing.safetensors: no such file"),
         (("a.png", "--weights", "a.png"), 1, "a.png: neither a .safetensors nor a .pth file"),
-        (("a.png", "--size", "100"), 1, "--size 100: must be a positive multiple of 32"),
+        (("a.png", "--size", "100"), 1, "--size 100: must be a multiple of 32"),
+        (("a.png", "--size", "640000"), 1, "--size 640000: must be a multiple of 32, from 32 to"),
         (("a.png", "--device", "quantum"), 1, "device 'quantum' cannot be used here"),
-        (("a.png", "-o", "mask.docx"), 1, "mask.docx: .docx is no image format"),
-        (("a.png", "-o", "nowhere/mask.png"), 1, "nowhere/mask.png: cannot be written (No such file or directory)"),
+        (("a.png", "--device", "meta"), 1, "device 'meta' cannot be used here"),
+        (("a.png", "-o", "mask.docx"), 1, "mask.docx: a mask cannot be written as .docx"),
+        (("a.png", "-o", "nowhere/mask.png"), 1, "nowhere/mask.png: the folder nowhere does not exist"),
+        (("a.png", "-o", "a.png/mask.png"), 1, "a.png/mask.png: the folder a.png does not exist"),
+        ((300 * "n" + ".png",), 1, "damaged or cut off"),
         (("a.png", "-o", "a.png"), 2, "a.png: is a photo to cut out and would be replaced"),
         (("a.png", "b.png", "-o", "mask.png"), 2, "2 photos need a folder that exists"),
         (("a.png", "a.jpg"), 2, "would both be written to a-mask.png"),
+        (("a.png", "../NAME/a.jpg"), 2, "would both be written to"),
         (("a.png", "--kind", "hologram"), 2, "'hologram' is not"),
         ((), 2, "Missing argument"),
     ],
@@ -87,6 +92,7 @@ def test_mistakes_get_one_clear_line(
 ) -> None:
     for name in ("a.png", "b.png", "a.jpg"):
         Image.new("RGB", (40, 30)).save(tmp_path / name)
+    arguments = tuple(argument.replace("NAME", tmp_path.name) for argument in arguments)
     chosen = () if "--weights" in arguments else ("--weights", weights)
     result = cutout(*arguments, *chosen, cwd=tmp_path)
     assert result.returncode == status

@@ -13,10 +13,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         channels: channels of the four maps, in the order in which they are returned.
         strides: size of the input divided by the size of each map.
+        min_side: the smallest side of an image that can be encoded.
     """
 
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int] = (4, 8, 16, 32)
+    min_side: int = 1
 
     @abstractmethod
     def forward(self, image: Tensor) -> Pyramid:

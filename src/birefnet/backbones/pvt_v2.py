@@ -135,6 +135,8 @@ class PvtV2(Backbone):
         drop_path: stochastic depth of the last block; earlier blocks get a linear share.
     """
 
+    min_side = 4 * REDUCTIONS[0]  # the first stage's keys come from patches of 8 x 8 tokens, of 4 x 4 pixels each
+
     def __init__(
         self,
         depths: tuple[int, int, int, int],

@@ -1,5 +1,8 @@
 """`birefnet cutout`: photos in, masks out."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -7,9 +10,10 @@ from click import ClickException
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from birefnet.config import InputSpec
+from birefnet._extras import require
+from birefnet.config import MAX_SIDE
 from birefnet.errors import BiRefNetError, ConfigError, OutputError
-from birefnet.imaging.io import read_rgb, write_mask
+from birefnet.imaging.io import check_mask_path, read_rgb, write_mask
 from birefnet.predictor import Predictor
 
 
@@ -53,34 +57,36 @@ def cutout(
     A photo that cannot be read or written is reported at the end, and the others are done all the same; the exit
     status is 1 then.
     """
-    targets = plan_targets(inputs, output, kind)
     try:
+        targets = plan_targets(inputs, output, kind)
         predictor = load_predictor(weights, size, device)
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
     failures: list[str] = []
-    console = Console(stderr=True)
-    with Progress(
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=len(targets) < 2 or not console.is_terminal,
-    ) as progress:
-        for source, target in progress.track(targets, description="cutout"):
+    try:
+        for source, target in with_progress(targets):
             try:
-                if target.exists() and not overwrite:
+                if os.path.lexists(target) and not overwrite:
                     raise OutputError(f"{target}: exists already; pass --overwrite to replace it")
                 write_mask(predictor.predict(read_rgb(source)), target)
             except BiRefNetError as error:
                 failures.append(str(error))
-    for failure in failures:
-        click.echo(f"Error: {failure}", err=True)
+    finally:  # also when the rest is interrupted
+        for failure in failures:
+            click.echo(f"Error: {failure}", err=True)
     if len(targets) > 1:
         click.echo(f"{len(targets) - len(failures)} of {len(targets)} photos done", err=True)
     if failures:
         raise SystemExit(1)
+
+
+def with_progress(targets: list[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
+    """Go through the photos, with a progress bar where there are several and somebody looks on."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = len(targets) < 2 or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        yield from progress.track(targets, description="cutout")
 
 
 def plan_targets(inputs: tuple[Path, ...], output: Path | None, kind: str) -> list[tuple[Path, Path]]:
@@ -88,22 +94,29 @@ def plan_targets(inputs: tuple[Path, ...], output: Path | None, kind: str) -> li
 
     Raises:
         click.UsageError: one file for several photos, two photos for one file, or a photo that would be replaced.
+        OutputError: a file that no mask can be written to.
     """
-    if output is not None and len(inputs) > 1 and not output.is_dir():
+    # os.path, because pathlib raises where a path is too long or may not be looked at.
+    into_folder = output is not None and os.path.isdir(output)  # noqa: PTH112
+    if output is not None and len(inputs) > 1 and not into_folder:
         raise click.UsageError(f"-o {output}: {len(inputs)} photos need a folder that exists")
-    photos = {source.resolve() for source in inputs}
-    targets: dict[Path, Path] = {}
+    photos = {os.path.realpath(source) for source in inputs}
+    taken: dict[str, Path] = {}
+    targets = []
     for source in inputs:
-        if output is not None and not output.is_dir():
+        if output is not None and not into_folder:
             target = output
         else:
             target = (output or source.parent) / f"{source.stem}-{kind}.png"
-        if target.resolve() in photos:
+        real = os.path.realpath(target)
+        if real in photos:
             raise click.UsageError(f"{target}: is a photo to cut out and would be replaced")
-        if target in targets:
-            raise click.UsageError(f"{targets[target]} and {source} would both be written to {target}")
-        targets[target] = source
-    return [(source, target) for target, source in targets.items()]
+        if real in taken:
+            raise click.UsageError(f"{taken[real]} and {source} would both be written to {target}")
+        check_mask_path(target)
+        taken[real] = source
+        targets.append((source, target))
+    return targets
 
 
 def load_predictor(weights: Path, size: int | None, device: str) -> Predictor:
@@ -112,19 +125,16 @@ def load_predictor(weights: Path, size: int | None, device: str) -> Predictor:
     Raises:
         BiRefNetError: the weights do not load, or the size or device is impossible; torch is not installed.
     """
-    from birefnet._extras import require
-
-    require("torch", extra="torch")
-    from dataclasses import replace
-
+    for library in ("torch", "safetensors"):
+        require(library, extra="torch")
     from birefnet.engines.torch_engine import TorchEngine
     from birefnet.weights import load_model
 
     model = load_model(weights)
-    spec: InputSpec = model.input_spec
+    spec = model.input_spec
     if size is not None:
         try:
             spec = replace(spec, size=(size, size))
         except ConfigError as error:
-            raise ConfigError(f"--size {size}: must be a positive multiple of 32") from error
+            raise ConfigError(f"--size {size}: must be a multiple of 32, from 32 to {MAX_SIDE}") from error
     return Predictor(TorchEngine(model, device), spec)

@@ -83,7 +83,7 @@ class BiRefNet(nn.Module):
         Raises:
             InputError: the image has another shape.
         """
-        check_size(image)
+        self._check(image)
         logits: Tensor = self.decoder(self.encoder(image), image).logits
         return logits
 
@@ -93,11 +93,29 @@ class BiRefNet(nn.Module):
         Raises:
             InputError: the image has another shape.
         """
-        check_size(image)
+        self._check(image)
         out = self.decoder(self.encoder(image), image, supervise=True)
         gradient = gradient_map(image)
         labels = tuple(gradient_label(gradient, side) for side in out.side_logits)
         return TrainOutput(out.logits, out.side_logits, out.gradient_logits, labels)
+
+    def _check(self, image: Tensor) -> None:
+        """Refuse what the network cannot take, before a layer deep inside does."""
+        shape = tuple(image.shape)
+        if len(shape) != 4 or shape[1] != 3:
+            raise InputError(f"the network takes images (B, 3, H, W), not {shape}")
+        batch, _, height, width = shape
+        # The backbone sees the image at half size too.
+        least = max(GRID, 2 * self.encoder.backbone.min_side)
+        if height % GRID or width % GRID or min(height, width) < least or batch < 1:
+            raise InputError(
+                f"height and width must be multiples of {GRID}, from {least} on, not {height} x {width}: "
+                "resize or pad the image first"
+            )
+        if self.training and batch == 1:
+            raise InputError(
+                "batch norm cannot be trained on a single image: use batches of 2 or more, or model.eval()"
+            )
 
 
 def decoder_block(in_channels: int, out_channels: int, *, config: ModelConfig) -> DecoderBlock:
@@ -107,19 +125,3 @@ def decoder_block(in_channels: int, out_channels: int, *, config: ModelConfig) -
         width, config.attention_channels, deformable=config.attention == "deformable", dropout=config.dropout
     )
     return DecoderBlock(in_channels, out_channels, width, attention)
-
-
-def check_size(image: Tensor) -> None:
-    """Refuse an input that the patch grid of the decoder cannot cut.
-
-    Raises:
-        InputError: not (B, 3, H, W), or a side that is no multiple of 32.
-    """
-    shape = tuple(image.shape)
-    if len(shape) != 4 or shape[1] != 3:
-        raise InputError(f"the network takes images (B, 3, H, W), not {shape}")
-    if shape[2] % GRID or shape[3] % GRID or not all(shape):
-        raise InputError(
-            f"height and width must be positive multiples of {GRID}, not {shape[2]} x {shape[3]}: "
-            "resize or pad the image first"
-        )

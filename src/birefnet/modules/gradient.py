@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from birefnet._extras import require
 from birefnet.modules.resize import resize, size_of
 
 
@@ -12,10 +13,9 @@ def gradient_map(image: Tensor) -> Tensor:
     The kernel is 5x5, normalised, with reflected borders; the image is the network's own, normalised input.
     """
     # Imported here: only training needs kornia, and it takes longer to import than a photo to segment.
-    from kornia.filters import laplacian
-
-    laplacian_map: Tensor = laplacian(image.mean(dim=1, keepdim=True), kernel_size=5)
-    return laplacian_map
+    filters = require("kornia.filters", extra="torch")
+    laplacian: Tensor = filters.laplacian(image.mean(dim=1, keepdim=True), kernel_size=5)
+    return laplacian
 
 
 def gradient_label(gradient: Tensor, side_logits: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """Files of tensors, read without running code that a file may carry and written whole or not at all."""
 
+import os
 import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +19,9 @@ from birefnet.errors import OutputError, WeightsError
 SAFETENSORS = (".safetensors",)
 PICKLES = (".pth", ".pt")
 
+# What torch's restricted unpickler says of objects it will not make, as opposed to bytes it cannot make out.
+_CODE = re.compile(r"GLOBAL|Unsupported class|allowed|reduce|callable|torchscript", re.IGNORECASE)
+
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read all tensors of a `.safetensors` or `.pth` file, and the metadata of the former.
@@ -22,37 +29,56 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     The format is told by the file's first bytes, not by its name.
 
     Raises:
-        WeightsError: the file is missing, damaged, holds anything but tensors, or is of another kind.
+        WeightsError: the file is missing, damaged, holds anything but plain tensors, or is of another kind.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             start = file.read(9)
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; give the path of a .safetensors or .pth file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    if start.startswith((b"PK", b"\x80")):
-        return _read_pickle(path), {}
-    if start[8:] == b"{":
-        return _read_safetensors(path)
-    raise WeightsError(f"{path}: neither a .safetensors nor a .pth file (or cut off at its start)")
+    metadata: dict[str, str] = {}
+    with warnings.catch_warnings():
+        # Whatever the readers remark on, the outcome is a whole state dict or one error.
+        warnings.simplefilter("ignore")
+        # The length of the header comes first, and one in 32 lengths looks like the start of a pickle.
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+            tensors, metadata = _read_safetensors(path)
+        elif start.startswith((b"PK", b"\x80")):
+            tensors = _read_pickle(path)
+        else:
+            raise WeightsError(f"{path}: neither a .safetensors nor a .pth file (or cut off at its start)")
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise WeightsError(f"{path}: {shown(key)} is no plain tensor of numbers; save it dense and not quantised")
+    return tensors, metadata
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except UnicodeEncodeError as error:
+        raise WeightsError(f"{shown(path)}: the safetensors library takes UTF-8 names only; rename the file") from error
+    except Exception as error:  # a damaged header can raise anything
         raise _damaged(path, error) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        # weights_only: tensors and plain containers, never code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch itself does not compare the checksums
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        # A file, not its name, by which torch would choose the format; weights_only: tensors, never code.
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
+        if _CODE.search(str(error)):
             raise WeightsError(
                 f"{path}: refused, it holds Python objects beside tensors, which could run code; "
                 "save the state dict alone (torch.save(model.state_dict(), ...)) or use .safetensors"
@@ -68,9 +94,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = str(error).strip().splitlines()
-    detail = f" ({reason[0][:120]})" if reason else ""
-    return WeightsError(f"{path}: damaged or cut off{detail}; fetch or save the file again")
+    return WeightsError(f"{shown(path)}: damaged or cut off{_reason(error)}; fetch or save the file again")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f" ({lines[0][:120]})" if lines else ""
+
+
+def shown(name: object, limit: int = 120) -> str:
+    """Give a name from a file in a form that is safe and short enough for a one-line message."""
+    text = str(name)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -83,7 +119,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
     suffix = path.suffix.lower()
     if suffix not in (*SAFETENSORS, *PICKLES):
         raise OutputError(f"{path}: weights are saved as {', '.join((*SAFETENSORS, *PICKLES))}")
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # Clones, because safetensors takes no two tensors that share memory and torch saves all memory that a view is of.
+    plain = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             if suffix in SAFETENSORS:
@@ -92,4 +129,4 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
                 torch.save(plain, temporary)
         except (safetensors.SafetensorError, RuntimeError) as error:
             # Both libraries hide a full disk behind errors of their own.
-            raise OutputError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from error
+            raise OutputError(f"{path}: cannot be written{_reason(error)}") from error

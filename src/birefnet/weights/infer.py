@@ -8,7 +8,8 @@ from torch import Tensor
 
 from birefnet.backbones import BACKBONES, build_backbone
 from birefnet.config import ModelConfig
-from birefnet.errors import WeightsError
+from birefnet.errors import ConfigError, WeightsError
+from birefnet.weights.files import shown
 from birefnet.weights.keys import KeyMap
 
 # Where the widths of a configuration show, by the reference's names: any one tensor's first dimension.
@@ -33,7 +34,7 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ModelConfig:
     name, share = max(((name, _overlap(name, tensors)) for name in BACKBONES), key=lambda pair: pair[1])
     # Half, so that a file with a few keys missing is still recognised and its gaps can be named.
     if share < 0.5:
-        first = next(iter(tensors), "none")
+        first = shown(next(iter(tensors), "none"))
         raise WeightsError(
             f"{path}: not the weights of a BiRefNet: its {len(tensors)} keys (such as {first}) fit none of the "
             f"backbones {', '.join(BACKBONES)}"
@@ -44,7 +45,10 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ModelConfig:
         for field, key in _WIDTHS.items()
     }
     deformable = any(".aspp_deforms." in key for key in tensors)
-    return ModelConfig(backbone=name, attention="deformable" if deformable else "dilated", **widths)
+    try:
+        return ModelConfig(backbone=name, attention="deformable" if deformable else "dilated", **widths)
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _overlap(backbone: str, tensors: Mapping[str, Tensor]) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import ConfigError, WeightsError
 from birefnet.model import BiRefNet
-from birefnet.weights.files import read_tensors
+from birefnet.weights.files import read_tensors, shown
 from birefnet.weights.infer import infer_config
 from birefnet.weights.keys import KeyMap, strip_wrappers
 
@@ -39,9 +39,9 @@ class MismatchError(WeightsError):
         mismatched: dict[str, tuple[str, str]],
     ) -> None:
         self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
-        shapes = [f"{key} {found} instead of {expected}" for key, (found, expected) in mismatched.items()]
+        shapes = [f"{shown(key)} {found} instead of {expected}" for key, (found, expected) in mismatched.items()]
         parts = [
-            f"{len(keys)} {what} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
+            f"{len(keys)} {what} ({', '.join(map(shown, keys[:SHOWN]))}{', ...' if len(keys) > SHOWN else ''})"
             for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
             if keys
         ]
@@ -78,8 +78,11 @@ def load_model(
     tensors = _unwrapped(path, tensors)
     saved_config, saved_spec = _read_metadata(path, metadata)
     config = config or saved_config or infer_config(path, tensors)
-    with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-        model = BiRefNet.from_config(config, input_spec or saved_spec)
+    try:
+        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+            model = BiRefNet.from_config(config, input_spec or saved_spec)
+    except (ConfigError, RuntimeError) as error:  # a width no memory could hold
+        raise WeightsError(f"{path}: asks for a network that cannot be built ({error})") from error
     state = _matched_state(path, model, tensors)
     model.load_state_dict(_cast(state, dtype), assign=True)
     return model.to(device).eval()
@@ -101,7 +104,7 @@ def _unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         name = strip_wrappers(key)
         if name in plain:
-            raise WeightsError(f"{path}: holds {name} twice, with and without a wrapper's prefix")
+            raise WeightsError(f"{path}: holds {shown(name)} twice, with and without a wrapper's prefix")
         plain[name] = tensor
     return plain
 
@@ -112,7 +115,7 @@ def _read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[ModelConfig
     try:
         content = json.loads(metadata[METADATA_KEY])
         return ModelConfig.from_dict(content["config"]), InputSpec.from_dict(content["input_spec"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error if isinstance(error, ConfigError) else "not in the form that birefnet writes"
         raise WeightsError(f"{path}: its configuration cannot be read: {reason}") from error
 
@@ -134,7 +137,9 @@ def _matched_state(path: Path, model: BiRefNet, tensors: Mapping[str, Tensor]) -
             unexpected.append(name)
         elif tensor.shape != expected[key].shape:
             mismatched[name] = (str(list(tensor.shape)), str(list(expected[key].shape)))
-        elif tensor.is_floating_point() != expected[key].is_floating_point():
+        elif tensor.dtype != expected[key].dtype and not (
+            tensor.is_floating_point() and expected[key].is_floating_point()
+        ):
             mismatched[name] = (str(tensor.dtype), str(expected[key].dtype))
         if key is not None:
             state[key] = tensor
@@ -145,7 +150,15 @@ def _matched_state(path: Path, model: BiRefNet, tensors: Mapping[str, Tensor]) -
 
 
 def _cast(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Copy each tensor into memory of its own, in the type asked for.
+
+    What was read may be a map of the file, which would change or vanish with it, or share memory with other tensors.
+    """
     return {
-        key: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        key: tensor.to(
+            dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
         for key, tensor in state.items()
     }

@@ -5,6 +5,7 @@ import torch
 
 from birefnet.backbones import BACKBONES, build_backbone
 from birefnet.backbones.swin_v1 import shift_mask, window_partition, window_reverse
+from birefnet.modules.drop_path import DropPath
 
 LIGHT = ["swin_v1_t", "pvt_v2_b0", "pvt_v2_b1", "mobilenet_v4_s"]
 
@@ -61,6 +62,36 @@ def test_images_of_a_batch_do_not_touch_each_other(name: str) -> None:
         alone = [backbone(image[None]) for image in images]
     for level, x in enumerate(together):
         torch.testing.assert_close(x, torch.cat([maps[level] for maps in alone]), rtol=1e-9, atol=1e-9)
+
+
+def test_stochastic_depth_drops_whole_branches_of_random_samples() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 3, 2, 2)
+    y = drop.train()(x)
+    kept = (y != 0).flatten(1)
+    assert torch.equal(kept.all(dim=1), kept.any(dim=1))  # a sample is dropped whole or not at all
+    assert y[kept.all(dim=1)].unique().item() == pytest.approx(1 / 0.75)
+    assert kept.all(dim=1).float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert drop.eval()(x) is x
+
+
+@pytest.mark.parametrize(("name", "last"), [("swin_v1_t", 0.2), ("swin_v1_l", 0.2), ("pvt_v2_b0", 0.1)])
+def test_stochastic_depth_grows_linearly_with_depth(name: str, last: float) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    rates = torch.tensor([module.probability for module in backbone.modules() if isinstance(module, DropPath)])
+    torch.testing.assert_close(rates, torch.linspace(0, last, len(rates)))
+    assert len(rates) >= 8
+
+
+def test_transformers_start_small() -> None:
+    torch.manual_seed(0)
+    for name in ("swin_v1_t", "pvt_v2_b0"):
+        for key, module in build_backbone(name).named_modules():
+            if isinstance(module, torch.nn.Linear):
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.1), key
+                assert module.bias is None or not module.bias.any(), key
 
 
 def test_windows_come_back_in_place() -> None:

@@ -54,6 +54,28 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert image.min() >= 250
 
 
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / name)
+    image = read_rgb(tmp_path / name)
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert all(np.array_equal(image[..., channel], expected) for channel in range(3))
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ImageError, match=r"float.tif: a floating-point image"):
+        read_rgb(tmp_path / "float.tif")
+
+
+def test_odd_but_readable_files_give_no_warning(tmp_path: Path) -> None:
+    palette = Image.new("P", (4, 4))
+    palette.info["transparency"] = bytes([0, 128, 255])
+    palette.save(tmp_path / "palette.png")
+    assert read_rgb(tmp_path / "palette.png").shape == (4, 4, 3)
+
+
 def test_what_is_no_photo_is_refused_in_one_line(tmp_path: Path, astronaut: Path) -> None:
     (tmp_path / "text.jpg").write_text("not a photo")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -75,6 +97,42 @@ def test_preparation_stretches_and_normalises() -> None:
     assert x.dtype == np.float32
     expected = (np.array([0, 128, 255]) / 255 - spec.mean) / spec.std
     np.testing.assert_allclose(x, np.broadcast_to(expected[:, None, None], x.shape), rtol=1e-5)
+
+
+def test_preparation_is_antialiased_bilinear(astronaut: Path) -> None:
+    # Written out: each output pixel is the mean of the photo under a triangle as wide as the shrinking asks for.
+    photo = read_rgb(astronaut)[:300, :400]
+    expected = photo.astype(np.float64)
+    for axis, side in ((0, 96), (1, 64)):
+        scale = expected.shape[axis] / side
+        centres = (np.arange(side) + 0.5) * scale
+        distances = np.abs(np.arange(expected.shape[axis]) + 0.5 - centres[:, None]) / scale
+        weights = (1 - distances).clip(0)
+        weights /= weights.sum(axis=1, keepdims=True)
+        expected = np.moveaxis(np.tensordot(weights, expected, axes=(1, axis)), 0, axis)
+    x = prepare(photo, InputSpec(size=(96, 64)))
+    pixels = (x.transpose(1, 2, 0) * (0.229, 0.224, 0.225) + (0.485, 0.456, 0.406)) * 255
+    assert np.abs(pixels - expected).max() < 1.5  # Pillow rounds to 8 bit after each axis
+
+
+def test_alpha_is_enlarged_by_cubic_interpolation() -> None:
+    # Keys' cubic with a = -0.5, Pillow's, at the middle between two samples: (-1, 9, 9, -1) / 16.
+    alpha = np.zeros((8, 8), np.float32)
+    alpha[:, 4:] = 0.8
+    enlarged = restore(alpha, (8, 24))
+    assert enlarged[0, 13] == pytest.approx(0.8)  # the centre of sample 4
+    assert enlarged[0, 10] == pytest.approx(0.0, abs=1e-6)  # the centre of sample 3
+
+    def cubic(distance: float) -> float:
+        d = abs(distance)
+        if d < 1:
+            return 1.5 * d**3 - 2.5 * d**2 + 1
+        return -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2 if d < 2 else 0.0
+
+    for column in range(6, 18):
+        place = (column + 0.5) / 3 - 0.5
+        expected = sum(cubic(place - i) * alpha[0, i] for i in range(8))
+        assert enlarged[0, column] == pytest.approx(min(max(expected, 0), 1), abs=1e-5)
 
 
 def test_alpha_comes_back_to_the_photos_size_within_bounds() -> None:
@@ -107,9 +165,36 @@ def test_masks_are_rounded_to_eight_bits(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(mask), np.rint(alpha * 255))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".webp", ".PNG"])
+def test_mask_formats_lose_nothing(tmp_path: Path, suffix: str) -> None:
+    alpha = np.random.default_rng(0).random((31, 45), np.float32)
+    path = tmp_path / f"mask{suffix}"
+    write_mask(alpha, path)
+    with Image.open(path) as mask:
+        assert np.array_equal(np.asarray(mask.convert("L")), np.rint(alpha * 255))
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"use \.png"):
+        write_mask(np.zeros((1, 20_000), np.float32), tmp_path / "mask.webp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")
+    write_mask(np.zeros((2, 2), np.float32), path)
+    assert path.exists()
+
+
 def test_impossible_targets_are_refused_in_one_line(tmp_path: Path) -> None:
     alpha = np.zeros((2, 2), np.float32)
-    for path in (tmp_path / "mask", tmp_path / "mask.txt", tmp_path / "nowhere" / "mask.png"):
+    for path in (
+        tmp_path / "mask",
+        tmp_path / "mask.txt",
+        tmp_path / "mask.psd",
+        tmp_path / "mask.ico",
+        tmp_path / "nowhere" / "mask.png",
+    ):
         with pytest.raises(OutputError) as error:
             write_mask(alpha, path)
         assert "\n" not in str(error.value)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -37,6 +39,41 @@ def test_impossible_inputs_are_refused_in_one_line(shape: tuple[int, ...]) -> No
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(ConfigError, match="swin_v1_l"):
         BiRefNet.from_config(ModelConfig(backbone="swin"))
+
+
+def test_sides_too_small_for_the_backbone_are_refused() -> None:
+    model = BiRefNet.from_config(ModelConfig(backbone="pvt_v2_b0")).eval()
+    with pytest.raises(InputError, match="from 64 on, not 32 x 64"):
+        model(torch.zeros(1, 3, 32, 64))
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+
+
+def test_training_on_a_single_image_is_refused() -> None:
+    model = tiny_model().train()
+    for run in (model, model.forward_train):
+        with pytest.raises(InputError, match="batches of 2"):
+            run(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_dropout_falls_on_the_attention_in_training_alone(dropout: float) -> None:
+    torch.manual_seed(0)
+    model = BiRefNet.from_config(dataclasses.replace(TINY, dropout=dropout))
+    attentions = [model.encoder.squeeze[0].attention, *(stage.block.attention for stage in model.decoder.stages)]
+    seen: list[torch.Tensor] = []
+    for attention in attentions:
+        # Before the dropout all elements are 1, so that it shows alone.
+        attention.norm.weight.data.zero_()
+        attention.norm.bias.data.fill_(1.0)
+        attention.register_forward_hook(lambda *args: seen.append(args[2]))
+    image = torch.randn(2, 3, 128, 128)
+    model.eval()(image)
+    assert all((x == 1).all() for x in seen)
+    seen.clear()
+    model.train()(image)
+    x = torch.cat([x.flatten() for x in seen])
+    assert x.unique().tolist() == pytest.approx([1.0] if dropout == 0 else [0.0, 1 / (1 - dropout)])
+    assert (x == 0).float().mean().item() == pytest.approx(dropout, abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])

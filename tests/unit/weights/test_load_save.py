@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -142,10 +143,143 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, legacy: bool)
 
 def test_the_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     unet = nn.ModuleDict({f"stage{i}": nn.Conv2d(8, 8, 3) for i in range(20)})
-    for path, save in ((tmp_path / "unet.pth", torch.save), (tmp_path / "unet.safetensors", save_file)):
-        save(unet.state_dict(), path)
-        with pytest.raises(WeightsError, match="not the weights of a BiRefNet"):
+    # A plain ResNet where a BiRefNet keeps its backbone: the right prefix, and nothing else right.
+    resnet = {f"bb.layer{i}.{j}.conv1.weight": torch.zeros(8, 8, 3, 3) for i in range(1, 5) for j in range(3)}
+    for state in (unet.state_dict(), resnet):
+        for path, save in ((tmp_path / "other.pth", torch.save), (tmp_path / "other.safetensors", save_file)):
+            save(state, path)
+            with pytest.raises(WeightsError, match="not the weights of a BiRefNet") as error:
+                load_model(path)
+            one_line(error, path)
+
+
+def test_a_backbone_without_its_decoder_is_refused(swin_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "backbone.pth"
+    torch.save({key: tensor for key, tensor in swin_state.items() if key.startswith("bb.")}, path)
+    with pytest.raises(MismatchError, match="missing") as error:
+        load_model(path)
+    assert "decoder.conv_out1.0.weight" in error.value.missing
+    assert not any(key.startswith("bb.") for key in error.value.missing)
+
+
+def test_every_length_of_header_is_told_from_a_pickle(tmp_path: Path) -> None:
+    # A safetensors file starts with the length of its header, a multiple of 8, the low byte of which can be that of
+    # a pickle (0x80); two bytes can spell the start of an archive ("PK").
+    seen = set()
+    for padding in range(0, 256, 8):
+        path = tmp_path / "weights.safetensors"
+        save_model(tiny_model(size=96), path)
+        state, metadata = load_file(path), {"birefnet": read_metadata(path), "padding": "x" * padding}
+        save_file(state, path, metadata=metadata)
+        seen.add(path.read_bytes()[0])
+        assert load_model(path).input_spec.size == (96, 96)
+        renamed = path.rename(tmp_path / "weights.bin")
+        assert load_model(renamed).input_spec.size == (96, 96)
+    assert 0x80 in seen
+    assert len(seen) == 32
+
+
+def read_metadata(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["birefnet"]
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        torch.zeros(1, 128, 1, 1, device="meta"),
+        torch.zeros(1, 128, 1, 1).to_sparse(),
+        torch.zeros(1, 128, 1, 1, dtype=torch.complex64),
+        torch.zeros(1, 128, 1, 1, dtype=torch.int32),
+    ],
+    ids=["meta", "sparse", "complex", "integer"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused_and_nothing_is_loaded(
+    tmp_path: Path, replacement: torch.Tensor
+) -> None:
+    model = tiny_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    path = tmp_path / "odd.pth"
+    save_model(tiny_model(seed=1), path)
+    state = torch.load(path, weights_only=True)
+    key = "decoder.conv_ms_spvn_3.weight"
+    assert state[key].shape == replacement.shape
+    torch.save({**state, key: replacement}, path)
+    for attempt in (lambda: load_model(path), lambda: load_weights(model, path)):
+        with pytest.raises(WeightsError) as error:
+            attempt()
+        assert key in one_line(error, path)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.complex64, torch.float32])
+def test_counters_and_indices_must_be_of_the_right_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "odd.pth"
+    save_model(tiny_model(), path)
+    state = torch.load(path, weights_only=True)
+    key = "squeeze_module.0.bn_in.num_batches_tracked"
+    torch.save({**state, key: state[key].to(dtype)}, path)
+    with pytest.raises(MismatchError) as error:
+        load_model(path)
+    assert error.value.mismatched == {key: (str(dtype), "torch.int64")}
+
+
+def test_a_loaded_network_is_independent_of_its_file(tmp_path: Path) -> None:
+    for name in ("weights.pth", "weights.safetensors"):
+        path = tmp_path / name
+        save_model(tiny_model(), path)
+        model = load_model(path)
+        before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        path.write_bytes(b"\0" * path.stat().st_size)
+        assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_tensors_that_share_memory_in_the_file_are_parted(tmp_path: Path) -> None:
+    path = tmp_path / "shared.pth"
+    save_model(tiny_model(), path)
+    state = torch.load(path, weights_only=True)
+    first, second = "decoder.gdt_convs_4.1.weight", "decoder.gdt_convs_4.1.running_var"
+    state[first] = state[second] = torch.ones(1).expand(state[first].shape)
+    torch.save(state, path)
+    model = load_model(path)
+    norm = model.decoder.stages[0].outward.norm
+    with torch.no_grad():
+        norm.weight[0] = 5
+    assert norm.weight.tolist() == [5, *[1] * 15]
+    assert norm.running_var.tolist() == [1] * 16
+    save_model(model, tmp_path / "again.safetensors")
+
+
+def test_damage_inside_a_tensor_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "flipped.pth"
+    save_model(tiny_model(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged or cut off") as error:
+        load_model(path)
+    one_line(error, path)
+
+
+def test_names_from_a_file_cannot_break_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "names.pth"
+    for key in ("evil\nkey\x1b[31m", "x" * 100_000):
+        torch.save({key: torch.zeros(1)}, path)
+        with pytest.raises(WeightsError) as error:
             load_model(path)
+        message = one_line(error, path)
+        assert message.isprintable()
+        assert len(message) < 1000
+
+
+def test_a_name_that_is_not_utf8_loads_or_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path / "weights.safetensors")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors"))
+    (tmp_path / "weights.safetensors").rename(odd)
+    try:
+        load_model(odd)
+    except WeightsError as error:
+        assert str(error).isprintable()  # noqa: PT017 - either outcome is right
 
 
 @pytest.mark.parametrize(
@@ -225,7 +359,21 @@ def test_the_same_key_with_and_without_prefix_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "metadata", ["{", "[]", '{"config": {}}', '{"config": {"bakbone": "x"}, "input_spec": {}}', '{"config": 1}']
+    "metadata",
+    [
+        "{",
+        "[]",
+        '{"config": {}}',
+        '{"config": 1}',
+        '{"config": {"bakbone": "x"}, "input_spec": {}}',
+        '{"config": {"backbone": {}}, "input_spec": {}}',
+        '{"config": {"decoder_channels": 1' + 30 * "0" + '}, "input_spec": {}}',
+        '{"config": {"dropout": NaN}, "input_spec": {}}',
+        '{"config": {}, "input_spec": {"mean": ["a", "b", "c"]}}',
+        '{"config": {}, "input_spec": {"std": [NaN, NaN, NaN]}}',
+        '{"config": {}, "input_spec": {"size": [32000000000, 32]}}',
+        100_000 * "[",
+    ],
 )
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, metadata: str) -> None:
     path = tmp_path / "weights.safetensors"
@@ -233,6 +381,25 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, metadata
     with pytest.raises(WeightsError, match="configuration cannot be read") as error:
         load_model(path)
     one_line(error, path)
+
+
+def test_a_network_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"bb.x": torch.zeros(1)}, path, metadata={"birefnet": '{"config": {"backbone": "no"}, "input_spec": {}}'})
+    with pytest.raises(WeightsError, match="unknown backbone 'no'") as error:
+        load_model(path)
+    one_line(error, path)
+    state = golden_state(tiny_model())
+    state["squeeze_module.0.conv_in.weight"] = torch.zeros(0, 640, 3, 3)
+    torch.save(state, tmp_path / "empty.pth")
+    with pytest.raises(WeightsError) as error:
+        load_model(tmp_path / "empty.pth")
+    one_line(error, tmp_path / "empty.pth")
+    state["squeeze_module.0.conv_in.weight"] = torch.zeros(1).expand(2**40, 640, 3, 3)
+    torch.save(state, tmp_path / "huge.pth")
+    with pytest.raises(WeightsError) as error:
+        load_model(tmp_path / "huge.pth")
+    one_line(error, tmp_path / "huge.pth")
 
 
 def test_saving_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
