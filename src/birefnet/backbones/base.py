@@ -1,10 +1,21 @@
 """What the network expects of a backbone: four feature maps and their strides."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def run_stages(stages: Iterable[nn.Module], x: Tensor) -> Pyramid:
+    """Run four stages, each on the output of the one before, and return all outputs."""
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    x1, x2, x3, x4 = maps
+    return x1, x2, x3, x4
 
 
 class Backbone(nn.Module, ABC):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from birefnet.backbones.base import Backbone, Pyramid
+from birefnet.backbones.base import Backbone, Pyramid, run_stages
 
 
 def conv_norm(
@@ -138,13 +138,7 @@ class MobileNetV4(Backbone):
 
     def forward(self, image: Tensor) -> Pyramid:
         """Encode an image.  (B, 3, H, W) -> four maps at strides 4, 8, 16, 32 (sides rounded up)."""
-        maps = []
-        x = image
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        x1, x2, x3, x4 = maps
-        return x1, x2, x3, x4
+        return run_stages(self.stages, image)
 
 
 mobilenet_v4_s = partial(MobileNetV4)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from birefnet.backbones.base import Backbone, Pyramid
+from birefnet.backbones.base import Backbone, Pyramid, run_stages
 from birefnet.modules.drop_path import DropPath
 
 HEADS = (1, 2, 5, 8)
@@ -169,13 +169,7 @@ class PvtV2(Backbone):
 
     def forward(self, image: Tensor) -> Pyramid:
         """Encode an image of any size.  (B, 3, H, W) -> four maps at strides 4, 8, 16, 32."""
-        maps = []
-        x = image
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        x1, x2, x3, x4 = maps
-        return x1, x2, x3, x4
+        return run_stages(self.stages, image)
 
 
 pvt_v2_b0 = partial(PvtV2, depths=(2, 2, 2, 2), widths=(32, 64, 160, 256))

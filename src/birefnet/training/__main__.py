@@ -125,10 +125,11 @@ def _show(line: dict[str, Any]) -> None:
         return
     loss = f"loss {line['loss']:.3f}  norm {line['norm']:.1f}" if "loss" in line else "no usable step"
     times = " ".join(f"{name} {share:.0%}" for name, share in line["share_of_time"].items())
+    rest = (line["steps"] / line["step"] - 1) * line["samples"] / line["images_per_second"]
     click.echo(
         f"step {line['step']}/{line['steps']}  {line['size']} px  {loss}  rate {line['rate']:.2e}  "
-        f"{line['images_per_second']:.1f} images/s  ({times})"
-        + (f"  {line['skipped']} skipped" if line["skipped"] else "")
+        f"{line['images_per_second']:.1f} images/s  ({times})  "
+        f"{rest / 60:.0f} min left at this speed" + (f"  {line['skipped']} skipped" if line["skipped"] else "")
     )
 
 
