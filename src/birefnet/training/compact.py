@@ -171,7 +171,7 @@ def train(
             if state.step % options.log_every == 0:
                 log.write({**_position(state, recipe), **state.recent.summary()})
                 state.recent = Interval()
-            if _crosses(state.step * recipe.batch, recipe.batch, options.val_every):
+            if state.step == recipe.steps or _crosses(state.step * recipe.batch, recipe.batch, options.val_every):
                 measure()
             if caught:
                 ending = "signal"
@@ -185,8 +185,6 @@ def train(
                 saved = now
         save_checkpoint(checkpoint, state, recipe)
         save_model(state.averaged, run / WEIGHTS)
-        if ending == "finished":
-            measure()
     return ending
 
 
