@@ -23,7 +23,6 @@ import birefnet
 from birefnet import BiRefNetError
 from birefnet.data.pairs import Pair, find_pairs
 from birefnet.engines.torch_engine import TorchEngine
-from birefnet.imaging.io import read_rgb
 from birefnet.imaging.postprocess import restore
 from birefnet.predictor import Predictor
 
@@ -80,7 +79,7 @@ def score_pair(pair: Pair) -> Score:
     """Predict a photo and score the prediction."""
     with Image.open(pair.mask) as file:
         truth = np.where(np.asarray(file.convert("L")) > 127, 255, 0).astype(np.uint8)
-    alpha = _predictor.predict(read_rgb(pair.image))
+    alpha = _predictor.predict(pair.image)
     prediction = np.rint(restore(alpha, (truth.shape[0], truth.shape[1])) * 255).astype(np.uint8)
     f = FmeasureV2({"f": FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3)})
     mae, s, weighted_f = MAE(), Smeasure(), WeightedFmeasure()

@@ -2,7 +2,7 @@
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
-from birefnet.imaging.io import Alpha, RgbImage
+from birefnet.imaging.io import Alpha, PhotoSource, read_photo
 from birefnet.imaging.postprocess import restore
 from birefnet.imaging.preprocess import prepare
 
@@ -19,8 +19,16 @@ class Predictor:
         self.engine = engine
         self.spec = spec
 
-    def predict(self, image: RgbImage) -> Alpha:
-        """Alpha of the foreground.  (H, W, 3) uint8 RGB -> (H, W) float32 in [0, 1]."""
-        alpha = self.engine(prepare(image, self.spec)[None])
-        height, width, _ = image.shape
-        return restore(alpha[0, 0], (height, width))
+    def predict(self, source: PhotoSource) -> Alpha:
+        """Alpha of the foreground.  A photo (H, W) -> (H, W) float32 in [0, 1].
+
+        What is transparent in the photo itself stays so.
+
+        Raises:
+            ImageError: the photo cannot be read.
+        """
+        photo = read_photo(source)
+        alpha = self.engine(prepare(photo.rgb, self.spec)[None])
+        height, width, _ = photo.rgb.shape
+        restored = restore(alpha[0, 0], (height, width))
+        return restored if photo.opacity is None else restored * photo.opacity

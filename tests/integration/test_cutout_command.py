@@ -10,7 +10,6 @@ from PIL import Image
 
 from birefnet import load_model, save_model
 from birefnet.engines.torch_engine import TorchEngine
-from birefnet.imaging.io import read_rgb
 from birefnet.predictor import Predictor
 from support import tiny_model
 
@@ -30,9 +29,8 @@ def cutout(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_photo_becomes_a_mask_of_its_size(weights: Path, chelsea: Path, tmp_path: Path) -> None:
     result = cutout(chelsea, "--weights", weights, "--kind", "mask", "-o", "mask.png", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    photo = read_rgb(chelsea)
     model = load_model(weights)
-    expected = Predictor(TorchEngine(model), model.input_spec).predict(photo)
+    expected = Predictor(TorchEngine(model), model.input_spec).predict(chelsea)
     with Image.open(tmp_path / "mask.png") as mask:
         assert mask.mode == "L"
         assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
@@ -49,6 +47,21 @@ def test_the_mask_lies_beside_the_photo_and_is_not_replaced_unasked(weights: Pat
     assert mask.read_bytes() == b"precious"
     assert cutout("photo.jpg", "--weights", weights, "--overwrite", cwd=tmp_path).returncode == 0
     assert mask.read_bytes() != b"precious"
+
+
+def test_odd_photos_are_read_as_documented(weights: Path, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    result = cutout("moving.gif", "--weights", weights, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "moving.gif: has 3 frames; the first one is used\n")
+    Image.new("RGBA", (40, 30), (9, 9, 9, 0)).save(tmp_path / "clear.png", dpi=(300, 300))
+    result = cutout("clear.png", "--weights", weights, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "clear-mask.png") as mask:
+        assert mask.getextrema() == (0, 0)
+        assert mask.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    result = cutout("clear.png", "--weights", weights, "--max-pixels", "1000", "--overwrite", cwd=tmp_path)
+    assert result.stderr == "Error: clear.png: 40 x 30 pixels are over the limit of 1,000\n"
 
 
 def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 from click import ClickException
+from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from birefnet._extras import require
 from birefnet.config import MAX_SIDE
 from birefnet.errors import BiRefNetError, ConfigError, OutputError
-from birefnet.imaging.io import check_mask_path, read_rgb, write_mask
+from birefnet.imaging.io import MAX_PIXELS, check_mask_path, read_photo, write_mask
 from birefnet.predictor import Predictor
 
 
@@ -42,6 +43,9 @@ from birefnet.predictor import Predictor
 )
 @click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True, help="Refuse larger photos."
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 def cutout(
     inputs: tuple[Path, ...],
@@ -50,6 +54,7 @@ def cutout(
     output: Path | None,
     size: int | None,
     device: str,
+    max_pixels: int,
     overwrite: bool,
 ) -> None:
     """Cut the foreground out of photos.
@@ -63,12 +68,16 @@ def cutout(
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
     failures: list[str] = []
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is what counts
     try:
         for source, target in with_progress(targets):
             try:
                 if os.path.lexists(target) and not overwrite:
                     raise OutputError(f"{target}: exists already; pass --overwrite to replace it")
-                write_mask(predictor.predict(read_rgb(source)), target)
+                photo = read_photo(source, max_pixels=max_pixels)
+                for notice in photo.notices:
+                    click.echo(f"{source}: {notice}", err=True)
+                write_mask(predictor.predict(photo), target, dpi=photo.dpi)
             except BiRefNetError as error:
                 failures.append(str(error))
     finally:  # also when the rest is interrupted

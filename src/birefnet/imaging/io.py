@@ -1,13 +1,16 @@
-"""Image files: read upright as RGB, write whole or not at all."""
+"""Image files: photos read upright as RGB with what else their files say, masks written whole or not at all."""
 
+import io
+import math
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from birefnet._atomic import atomic_path
 from birefnet.errors import ImageError, OutputError
@@ -17,6 +20,9 @@ RgbImage = NDArray[np.uint8]
 
 Alpha = NDArray[np.float32]
 """(H, W) float32 in [0, 1]."""
+
+MAX_PIXELS = 178_000_000
+"""The most pixels a photo may have unless asked otherwise: just under where Pillow suspects an attack."""
 
 MASK_FORMATS: dict[str, dict[str, Any]] = {
     ".png": {},
@@ -29,46 +35,140 @@ MASK_FORMATS: dict[str, dict[str, Any]] = {
 """Suffix -> how Pillow is to write a mask."""
 
 
-def read_rgb(path: str | Path) -> RgbImage:
-    """Read a photo, turned upright as its EXIF data say.  -> (H, W, 3) uint8 RGB.
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo, turned upright, with what its file says beside the pixels.
+
+    Attributes:
+        rgb: (H, W, 3) uint8; transparent parts are shown on white.
+        opacity: (H, W) float32 in [0, 1], the transparency of the file itself, or None where all is opaque.
+        icc_profile: colour profile that `rgb` is to be seen with, or None.
+        dpi: horizontal and vertical resolution for print, or None.
+        notices: what a user should know about how the file was read, a line each.
+    """
+
+    rgb: RgbImage
+    opacity: Alpha | None = None
+    icc_profile: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    notices: tuple[str, ...] = ()
+
+
+PhotoSource = str | Path | bytes | Image.Image | RgbImage | Photo
+"""What a photo can be given as: a path, the bytes of a file, a Pillow image, an array or one that is read already."""
+
+
+def read_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read a photo from a file, the bytes of one, a Pillow image of any mode, or an array.
+
+    Arrays are uint8: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGB with opacity.
+
+    16-bit grey is scaled to 8 bit, CMYK goes through its colour profile, the first frame stands for an animation, and
+    EXIF orientation is applied. Pillow's own limit of 178,956,970 pixels holds whatever `max_pixels` says, unless the
+    application sets `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Raises:
-        ImageError: the file is missing, no image, damaged, or too large to be a photo.
+        ImageError: the file is missing, no image, damaged, or has more than `max_pixels`; an array of another kind.
     """
-    path = Path(path)
+    if isinstance(source, Photo):
+        return source
+    name = str(source) if isinstance(source, str | Path) else "image"
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd but readable files, and on half the size it refuses.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return _to_rgb(ImageOps.exif_transpose(image))
+            if isinstance(source, Image.Image | np.ndarray):
+                image = source if isinstance(source, Image.Image) else _from_array(source)
+                return _to_photo(image, max_pixels)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return _to_photo(image, max_pixels)
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: a folder, not an image") from None
+        raise ImageError(f"{name}: a folder, not an image") from None
     except PermissionError:
-        raise ImageError(f"{path}: may not be read; change its permissions") from None
+        raise ImageError(f"{name}: may not be read; change its permissions") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image, or of a kind that cannot be read") from None
+        raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too many pixels ({error})") from error
+        raise ImageError(f"{name}: too many pixels ({error})") from error
     except MemoryError as error:
-        raise ImageError(f"{path}: too large for this machine's memory") from error
+        raise ImageError(f"{name}: too large for this machine's memory") from error
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # decoders of many formats, which damaged files make raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(f"{path}: damaged or cut off ({reason})") from error
+        raise ImageError(f"{name}: damaged or cut off ({reason})") from error
 
 
-def _to_rgb(image: Image.Image) -> RgbImage:
+def _from_array(array: RgbImage) -> Image.Image:
+    if (
+        array.dtype != np.uint8
+        or array.size == 0
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    ):
+        raise ImageError(f"an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {array.dtype} {array.shape}")
+    return Image.fromarray(array)
+
+
+def _to_photo(image: Image.Image, max_pixels: int) -> Photo:
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width} x {image.height} pixels are over the limit of {max_pixels:,}")
+    notices = []
+    # Not MPO: the further pictures of a phone's JPEG are its depth map and the like.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notices.append(f"has {image.n_frames} frames; the first one is used")
+    dpi, profile = _dpi(image), image.info.get("icc_profile")
+    upright = ImageOps.exif_transpose(image)
+    rgb, opacity = _to_rgb(upright, profile)
+    # A profile tells the colours of the file's own channels: one for CMYK or grey means nothing for RGB.
+    keeps_profile = isinstance(profile, bytes) and profile[16:20] == b"RGB " and upright.mode not in ("CMYK", "LAB")
+    return Photo(rgb, opacity, profile if keeps_profile else None, dpi, tuple(notices))
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        across, down = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # absent, or nonsense in the file
+        return None
+    return (across, down) if 0 < across < math.inf and 0 < down < math.inf else None
+
+
+def _to_rgb(image: Image.Image, profile: object) -> tuple[RgbImage, Alpha | None]:
     if image.mode == "F":
         raise ImageError("a floating-point image, whose white is not defined; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255; older releases say I
         values = np.asarray(image).astype(np.float32).clip(0, 65535)
         grey = np.rint(values / 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+        return np.repeat(grey[:, :, None], 3, axis=2), None
+    if image.mode in ("CMYK", "LAB"):
+        return np.asarray(_managed(image, profile)), None
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB")), None
+    rgba = image.convert("RGBA")
+    opacity = np.asarray(rgba.getchannel("A"))
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    rgb = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    return rgb, None if opacity.min() == 255 else opacity.astype(np.float32) / np.float32(255)
+
+
+def _managed(image: Image.Image, profile: object) -> Image.Image:
+    """Turn CMYK and Lab into sRGB by the file's profile, without one by the plain formula."""
+    source: Any = None
+    if image.mode == "LAB":
+        source = ImageCms.createProfile("LAB")
+    elif isinstance(profile, bytes) and profile[16:20] == b"CMYK":
+        source = io.BytesIO(profile)
+    if source is not None:
+        try:
+            srgb = ImageCms.createProfile("sRGB")
+            converted: Image.Image | None = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+            assert converted is not None  # only a conversion in place gives None
+            return converted
+        except ImageCms.PyCMSError:
+            if image.mode == "LAB":
+                raise
+    return image.convert("RGB")
 
 
 def check_mask_path(path: Path) -> None:
@@ -83,7 +183,7 @@ def check_mask_path(path: Path) -> None:
         raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
 
 
-def write_mask(alpha: Alpha, path: str | Path) -> None:
+def write_mask(alpha: Alpha, path: str | Path, *, dpi: tuple[float, float] | None = None) -> None:
     """Write alpha as an 8-bit grey image, in the format of the path's suffix, whole or not at all.
 
     Raises:
@@ -92,8 +192,11 @@ def write_mask(alpha: Alpha, path: str | Path) -> None:
     path = Path(path)
     check_mask_path(path)
     mask = Image.fromarray(np.rint(alpha * 255).astype(np.uint8))
+    options = dict(MASK_FORMATS[path.suffix.lower()])
+    if dpi is not None and path.suffix.lower() != ".webp":  # which has no place for it
+        options["dpi"] = dpi
     with atomic_path(path) as temporary:
         try:
-            mask.save(temporary, **MASK_FORMATS[path.suffix.lower()])
+            mask.save(temporary, **options)
         except ValueError as error:  # the format's own limits, such as WebP's 16383 pixels a side
             raise OutputError(f"{path}: cannot be written ({error}); use .png") from error

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from birefnet.config import InputSpec
 from birefnet.engines.testing import FakeEngine
 from birefnet.errors import ImageError, OutputError
-from birefnet.imaging.io import read_rgb, write_mask
+from birefnet.imaging.io import read_photo, write_mask
 from birefnet.imaging.postprocess import restore
 from birefnet.imaging.preprocess import prepare
 from birefnet.predictor import Predictor
 
 
 def test_a_photo_is_read_as_it_is(astronaut: Path) -> None:
-    image = read_rgb(astronaut)
+    image = read_photo(astronaut).rgb
     assert image.shape == (512, 512, 3)
     assert image.dtype == np.uint8
     assert np.array_equal(image, np.asarray(Image.open(astronaut)))
@@ -42,23 +42,129 @@ def test_photos_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
     Image.fromarray(np.ascontiguousarray(undo[orientation](upright))).save(path, exif=exif)
-    assert np.array_equal(read_rgb(path), upright)
+    assert np.array_equal(read_photo(path).rgb, upright)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
-def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("photo.tiff" if mode in ("CMYK", "YCbCr") else "photo.png")
-    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(path)
-    image = read_rgb(path)
-    assert image.shape == (4, 5, 3)
-    assert image.min() >= 250
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    colours = (
+        [(0, 0, 0), (255, 255, 255)] if mode in ("1", "L", "LA") else [(200, 80, 60), (60, 80, 160), (250, 250, 250)]
+    )
+    picture = Image.new("RGB", (len(colours), 4))
+    for x, colour in enumerate(colours):
+        picture.paste(colour, (x, 0, x + 1, 4))
+    if mode == "LAB":
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    else:
+        image = picture.convert(mode if mode != "PA" else "P", palette=Image.Palette.ADAPTIVE)
+        image = image.convert(mode)
+    assert image.mode == mode
+    rgb = read_photo(image).rgb
+    assert rgb.shape == (4, len(colours), 3)
+    assert np.abs(rgb.astype(int) - np.asarray(picture)).max() <= 6  # HSV and Lab round
+
+
+def test_files_bytes_images_and_arrays_give_the_same(astronaut: Path) -> None:
+    with Image.open(astronaut) as image:
+        array = np.asarray(image)
+        photos = [read_photo(source) for source in (str(astronaut), astronaut, astronaut.read_bytes(), image, array)]
+    assert all(np.array_equal(photo.rgb, array) for photo in photos)
+    assert read_photo(photos[0]) is photos[0]
+    assert read_photo(array[..., 0]).rgb.shape == (512, 512, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8)],
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="must be uint8"):
+        read_photo(array)
+
+
+@pytest.mark.parametrize("how", ["RGBA", "LA", "P", "RGB"])
+def test_transparency_becomes_opacity_on_white(tmp_path: Path, how: str) -> None:
+    rgba = np.full((2, 3, 4), (60, 60, 60, 255), np.uint8)
+    rgba[:, 1] = (90, 90, 90, 0)
+    path, image = tmp_path / "photo.png", Image.fromarray(rgba)
+    if how in ("RGBA", "LA"):
+        image.convert(how).save(path)
+    elif how == "RGB":  # one colour that stands for transparent
+        image.convert("RGB").save(path, transparency=(90, 90, 90))
+    else:
+        palette = Image.new("P", (3, 2))
+        palette.putpalette([60, 60, 60, 90, 90, 90])
+        palette.putdata([0, 1, 0] * 2)
+        palette.save(path, transparency=1)
+    photo = read_photo(path)
+    assert photo.opacity is not None
+    assert photo.opacity.dtype == np.float32
+    assert photo.opacity.tolist() == [[1, 0, 1]] * 2
+    assert photo.rgb[0, :, 0].tolist() == [60, 255, 60]
+    alpha = Predictor(FakeEngine(), InputSpec(size=(32, 32))).predict(photo)
+    assert (alpha[:, 1] == 0).all()
+    assert (alpha[:, 0] > 0.1).all()
+
+
+def test_a_photo_that_uses_no_transparency_is_opaque() -> None:
+    assert read_photo(Image.new("RGBA", (2, 2), (1, 2, 3, 255))).opacity is None
+
+
+def test_colour_profile_and_resolution_are_kept(tmp_path: Path) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", icc_profile=srgb, dpi=(240, 120))
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.icc_profile == srgb
+    assert photo.dpi == (240, 120)
+    plain = read_photo(Image.new("RGB", (4, 4)))
+    assert (plain.icc_profile, plain.dpi, plain.notices) == (None, None, ())
+
+
+def test_a_profile_that_is_not_for_rgb_is_not_kept() -> None:
+    image = Image.new("L", (4, 4))
+    image.info["icc_profile"] = bytes(16) + b"GRAY" + bytes(200)
+    assert read_photo(image).icc_profile is None
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (-1, 72), (float("nan"), 72), (float("inf"), 72), "high", (72,), None])
+def test_nonsense_for_a_resolution_is_ignored(dpi: object) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info["dpi"] = dpi
+    assert read_photo(image).dpi is None
+
+
+def test_of_animations_the_first_frame_is_used_and_said_so(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green")]
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if name == "a.webp" else {})
+        )
+        photo = read_photo(tmp_path / name)
+        assert photo.notices == ("has 2 frames; the first one is used",)
+        assert photo.rgb[0, 0].tolist() == [255, 0, 0]
+
+
+def test_photos_with_too_many_pixels_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (1000, 1001)).save(tmp_path / "large.png")
+    with pytest.raises(ImageError, match=r"large.png: 1000 x 1001 pixels are over the limit of 1,000,000"):
+        read_photo(tmp_path / "large.png", max_pixels=1_000_000)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match=r"bomb.png: too many pixels"):
+        read_photo(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+def test_photos_of_one_pixel_a_side_are_photos(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    assert read_photo(tmp_path / "thin.png").rgb.shape == (size[1], size[0], 3)
 
 
 @pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(values).save(tmp_path / name)
-    image = read_rgb(tmp_path / name)
+    image = read_photo(tmp_path / name).rgb
     expected = np.rint(values / 257).astype(np.uint8)
     assert all(np.array_equal(image[..., channel], expected) for channel in range(3))
 
@@ -66,14 +172,14 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ImageError, match=r"float.tif: a floating-point image"):
-        read_rgb(tmp_path / "float.tif")
+        read_photo(tmp_path / "float.tif")
 
 
 def test_odd_but_readable_files_give_no_warning(tmp_path: Path) -> None:
     palette = Image.new("P", (4, 4))
     palette.info["transparency"] = bytes([0, 128, 255])
     palette.save(tmp_path / "palette.png")
-    assert read_rgb(tmp_path / "palette.png").shape == (4, 4, 3)
+    assert read_photo(tmp_path / "palette.png").rgb.shape == (4, 4, 3)
 
 
 def test_what_is_no_photo_is_refused_in_one_line(tmp_path: Path, astronaut: Path) -> None:
@@ -84,7 +190,7 @@ def test_what_is_no_photo_is_refused_in_one_line(tmp_path: Path, astronaut: Path
     (tmp_path / "cut.png").write_bytes(astronaut.read_bytes()[:5000])
     for name in ("text.jpg", "empty.png", "cut.jpg", "cut.png", "missing.png", "."):
         with pytest.raises(ImageError) as error:
-            read_rgb(tmp_path / name)
+            read_photo(tmp_path / name)
         assert "\n" not in str(error.value)
         assert str(tmp_path / name) in str(error.value)
 
@@ -101,7 +207,7 @@ def test_preparation_stretches_and_normalises() -> None:
 
 def test_preparation_is_antialiased_bilinear(astronaut: Path) -> None:
     # Written out: each output pixel is the mean of the photo under a triangle as wide as the shrinking asks for.
-    photo = read_rgb(astronaut)[:300, :400]
+    photo = read_photo(astronaut).rgb[:300, :400]
     expected = photo.astype(np.float64)
     for axis, side in ((0, 96), (1, 64)):
         scale = expected.shape[axis] / side
