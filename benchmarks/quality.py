@@ -9,7 +9,7 @@ apart by the part of a name before the first "-".
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,7 +22,6 @@ from py_sod_metrics import MAE, FmeasureHandler, FmeasureV2, Smeasure, WeightedF
 import birefnet
 from birefnet import BiRefNetError
 from birefnet.data.pairs import Pair, find_pairs
-from birefnet.engines.torch_engine import TorchEngine
 from birefnet.imaging.postprocess import restore
 from birefnet.predictor import Predictor
 
@@ -47,7 +46,7 @@ def main(weights: Path, data: Path, size: int | None, jobs: int) -> None:
     """Print the scores of WEIGHTS on DATA as a Markdown table, in all and by source."""
     try:
         pairs = find_pairs(data)
-        predictor = load(weights, size)  # here too, so that a wrong file is reported once and at once
+        predictor = birefnet.load(weights, size=size)  # here too, so that a wrong file is reported once and at once
     except BiRefNetError as error:
         raise click.ClickException(str(error)) from error
     height, width = predictor.spec.size
@@ -58,13 +57,6 @@ def main(weights: Path, data: Path, size: int | None, jobs: int) -> None:
     click.echo(table(scores))
 
 
-def load(weights: Path, size: int | None) -> Predictor:
-    """Load the network, with another input size where one is given."""
-    model = birefnet.load_model(weights)
-    spec = model.input_spec if size is None else replace(model.input_spec, size=(size, size))
-    return Predictor(TorchEngine(model), spec)
-
-
 _predictor: Predictor
 
 
@@ -72,14 +64,14 @@ def start_worker(weights: Path, size: int | None) -> None:
     """Load the network once in each process, which has one thread: the processes share the cores."""
     global _predictor  # the one way to hand an initialiser's result to the calls
     torch.set_num_threads(1)
-    _predictor = load(weights, size)
+    _predictor = birefnet.load(weights, size=size)
 
 
 def score_pair(pair: Pair) -> Score:
     """Predict a photo and score the prediction."""
     with Image.open(pair.mask) as file:
         truth = np.where(np.asarray(file.convert("L")) > 127, 255, 0).astype(np.uint8)
-    alpha = _predictor.predict(pair.image)
+    alpha = _predictor.predict(pair.image).alpha
     prediction = np.rint(restore(alpha, (truth.shape[0], truth.shape[1])) * 255).astype(np.uint8)
     f = FmeasureV2({"f": FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3)})
     mae, s, weighted_f = MAE(), Smeasure(), WeightedFmeasure()

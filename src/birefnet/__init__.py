@@ -11,6 +11,7 @@ from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import BiRefNetError
 
 if TYPE_CHECKING:
+    from birefnet.loading import load
     from birefnet.model import BiRefNet, TrainOutput
     from birefnet.weights import load_model, save_model
 
@@ -21,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "TrainOutput",
     "__version__",
+    "load",
     "load_model",
     "save_model",
 ]
@@ -28,6 +30,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LAZY = {
+    "load": "birefnet.loading",
     "BiRefNet": "birefnet.model",
     "TrainOutput": "birefnet.model",
     "load_model": "birefnet.weights",
@@ -38,8 +41,9 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'birefnet' has no attribute {name!r}")
-    for library in ("torch", "safetensors"):
-        require(library, extra="torch")
+    if name != "load":  # which finds out by itself what it needs
+        for library in ("torch", "safetensors"):
+            require(library, extra="torch")
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -1,8 +1,9 @@
-"""From photos to alpha: preparation, a back end, and the way back to the photo's size."""
+"""From photos to mattes: preparation, a back end, and the way back to the photo's size."""
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
-from birefnet.imaging.io import Alpha, PhotoSource, read_photo
+from birefnet.imaging.io import PhotoSource, read_photo
+from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import restore
 from birefnet.imaging.preprocess import prepare
 
@@ -19,10 +20,8 @@ class Predictor:
         self.engine = engine
         self.spec = spec
 
-    def predict(self, source: PhotoSource) -> Alpha:
-        """Alpha of the foreground.  A photo (H, W) -> (H, W) float32 in [0, 1].
-
-        What is transparent in the photo itself stays so.
+    def predict(self, source: PhotoSource) -> Matte:
+        """Find the foreground of a photo, at the photo's size. What is transparent in the photo itself stays so.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -31,4 +30,4 @@ class Predictor:
         alpha = self.engine(prepare(photo.rgb, self.spec)[None])
         height, width, _ = photo.rgb.shape
         restored = restore(alpha[0, 0], (height, width))
-        return restored if photo.opacity is None else restored * photo.opacity
+        return Matte(photo, restored if photo.opacity is None else restored * photo.opacity)

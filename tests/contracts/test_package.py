@@ -22,6 +22,7 @@ def test_public_names_exist() -> None:
         "ModelConfig",
         "TrainOutput",
         "__version__",
+        "load",
         "load_model",
         "save_model",
     }
@@ -96,4 +97,5 @@ def test_readme_examples_run(tmp_path: Path) -> None:
             [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert result.stderr == "", block
-    assert (tmp_path / "mask.png").exists()
+    for name in ("mask.png", "cat.png", "cat-on-white.png", "mine.safetensors"):
+        assert (tmp_path / name).exists()

@@ -30,7 +30,7 @@ def test_a_photo_becomes_a_mask_of_its_size(weights: Path, chelsea: Path, tmp_pa
     result = cutout(chelsea, "--weights", weights, "--kind", "mask", "-o", "mask.png", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     model = load_model(weights)
-    expected = Predictor(TorchEngine(model), model.input_spec).predict(chelsea)
+    expected = Predictor(TorchEngine(model), model.input_spec).predict(chelsea).alpha
     with Image.open(tmp_path / "mask.png") as mask:
         assert mask.mode == "L"
         assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
@@ -38,29 +38,57 @@ def test_a_photo_becomes_a_mask_of_its_size(weights: Path, chelsea: Path, tmp_pa
 
 def test_the_mask_lies_beside_the_photo_and_is_not_replaced_unasked(weights: Path, tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg")
-    assert cutout("photo.jpg", "--weights", weights, cwd=tmp_path).returncode == 0
+    assert cutout("photo.jpg", "--kind", "mask", "--weights", weights, cwd=tmp_path).returncode == 0
     mask = tmp_path / "photo-mask.png"
     mask.write_bytes(b"precious")
-    refused = cutout("photo.jpg", "--weights", weights, cwd=tmp_path)
+    refused = cutout("photo.jpg", "--kind", "mask", "--weights", weights, cwd=tmp_path)
     assert refused.returncode == 1
     assert "photo-mask.png: exists already; pass --overwrite" in refused.stderr
     assert mask.read_bytes() == b"precious"
-    assert cutout("photo.jpg", "--weights", weights, "--overwrite", cwd=tmp_path).returncode == 0
+    assert cutout("photo.jpg", "--kind", "mask", "--weights", weights, "--overwrite", cwd=tmp_path).returncode == 0
     assert mask.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "mode"),
+    [
+        ((), "photo-cutout.png", "RGBA"),
+        (("--format", "webp"), "photo-cutout.webp", "RGBA"),
+        (("--kind", "trimap"), "photo-trimap.png", "L"),
+        (("--kind", "composite", "--background", "white", "-o", "out.jpg"), "out.jpg", "RGB"),
+        (("--kind", "composite", "--background", "blur", "--no-decontaminate"), "photo-composite.png", "RGB"),
+        (("--kind", "composite", "--background", "photo.jpg"), "photo-composite.png", "RGB"),
+        (("--crop", "--threshold", "0.4", "--feather", "1.5", "--grow", "-2"), "photo-cutout.png", "RGBA"),
+        (("--crop", "12", "--kind", "mask"), "photo-mask.png", "L"),
+    ],
+)
+def test_every_kind_is_written(
+    weights: Path, astronaut: Path, tmp_path: Path, arguments: tuple[str, ...], name: str, mode: str
+) -> None:
+    with Image.open(astronaut) as image:
+        image.resize((90, 120)).save(tmp_path / "photo.jpg")
+    result = cutout("photo.jpg", *arguments, "--weights", weights, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["photo.jpg", name])
+    with Image.open(tmp_path / name) as image:
+        image.load()
+        assert image.mode == mode
 
 
 def test_odd_photos_are_read_as_documented(weights: Path, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    result = cutout("moving.gif", "--weights", weights, cwd=tmp_path)
+    result = cutout("moving.gif", "--kind", "mask", "--weights", weights, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "moving.gif: has 3 frames; the first one is used\n")
     Image.new("RGBA", (40, 30), (9, 9, 9, 0)).save(tmp_path / "clear.png", dpi=(300, 300))
-    result = cutout("clear.png", "--weights", weights, cwd=tmp_path)
+    result = cutout("clear.png", "--kind", "mask", "--weights", weights, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     with Image.open(tmp_path / "clear-mask.png") as mask:
         assert mask.getextrema() == (0, 0)
         assert mask.info["dpi"] == pytest.approx((300, 300), abs=0.1)
-    result = cutout("clear.png", "--weights", weights, "--max-pixels", "1000", "--overwrite", cwd=tmp_path)
+    result = cutout(
+        "clear.png", "--kind", "mask", "--weights", weights, "--max-pixels", "1000", "--overwrite", cwd=tmp_path
+    )
     assert result.stderr == "Error: clear.png: 40 x 30 pixels are over the limit of 1,000\n"
 
 
@@ -69,7 +97,9 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
         Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / name)
     (tmp_path / "b.png").write_text("text")
     (tmp_path / "masks").mkdir()
-    result = cutout("a.png", "b.png", "c.png", "missing.png", "--weights", weights, "-o", "masks", cwd=tmp_path)
+    result = cutout(
+        "a.png", "b.png", "c.png", "missing.png", "--kind", "mask", "--weights", weights, "-o", "masks", cwd=tmp_path
+    )
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "Error: b.png: not an image, or of a kind that cannot be read",
@@ -84,18 +114,22 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
     [
         (("a.png", "--weights", "missing.safetensors"), 1, "missing.safetensors: no such file"),
         (("a.png", "--weights", "a.png"), 1, "a.png: neither a .safetensors nor a .pth file"),
-        (("a.png", "--size", "100"), 1, "--size 100: must be a multiple of 32"),
-        (("a.png", "--size", "640000"), 1, "--size 640000: must be a multiple of 32, from 32 to"),
+        (("a.png", "--size", "100"), 1, "size 100: must be a multiple of 32"),
+        (("a.png", "--size", "640000"), 1, "size 640000: must be a multiple of 32, from 32 to"),
         (("a.png", "--device", "quantum"), 1, "device 'quantum' cannot be used here"),
         (("a.png", "--device", "meta"), 1, "device 'meta' cannot be used here"),
-        (("a.png", "-o", "mask.docx"), 1, "mask.docx: a mask cannot be written as .docx"),
+        (("a.png", "-o", "mask.docx"), 1, "mask.docx: an image with transparency cannot be written as .docx"),
         (("a.png", "-o", "nowhere/mask.png"), 1, "nowhere/mask.png: the folder nowhere does not exist"),
         (("a.png", "-o", "a.png/mask.png"), 1, "a.png/mask.png: the folder a.png does not exist"),
-        ((300 * "n" + ".png",), 1, "damaged or cut off"),
+        ((300 * "n" + ".png",), 1, "cannot be read (File name too long)"),
         (("a.png", "-o", "a.png"), 2, "a.png: is a photo to cut out and would be replaced"),
         (("a.png", "b.png", "-o", "mask.png"), 2, "2 photos need a folder that exists"),
-        (("a.png", "a.jpg"), 2, "would both be written to a-mask.png"),
+        (("a.png", "a.jpg"), 2, "would both be written to a-cutout.png"),
         (("a.png", "../NAME/a.jpg"), 2, "would both be written to"),
+        (("a.png", "-o", "cutout.jpg"), 1, "cutout.jpg: an image with transparency cannot be written as .jpg"),
+        (("a.png", "--kind", "composite"), 2, "--kind composite and --background go together"),
+        (("a.png", "--background", "red"), 2, "--kind composite and --background go together"),
+        (("a.png", "--kind", "composite", "--background", "reddish"), 1, "'reddish' is no colour"),
         (("a.png", "--kind", "hologram"), 2, "'hologram' is not"),
         ((), 2, "Missing argument"),
     ],

@@ -24,15 +24,17 @@ Alpha = NDArray[np.float32]
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have unless asked otherwise: just under where Pillow suspects an attack."""
 
-MASK_FORMATS: dict[str, dict[str, Any]] = {
+FORMATS: dict[str, dict[str, Any]] = {
     ".png": {},
+    ".webp": {"lossless": True},
     ".tif": {"compression": "tiff_adobe_deflate"},
     ".tiff": {"compression": "tiff_adobe_deflate"},
-    ".webp": {"lossless": True},
     ".jpg": {"quality": 95},
     ".jpeg": {"quality": 95},
 }
-"""Suffix -> how Pillow is to write a mask."""
+"""Suffix -> how Pillow is to write an image."""
+
+_OPAQUE = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +98,17 @@ def read_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
         raise ImageError(f"{name}: too large for this machine's memory") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
+    except OSError as error:
+        if error.errno is not None:  # the file system's, not a decoder's
+            raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+        raise _damaged(name, error) from error
     except Exception as error:  # decoders of many formats, which damaged files make raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(f"{name}: damaged or cut off ({reason})") from error
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return ImageError(f"{name}: damaged or cut off ({reason})")
 
 
 def _from_array(array: RgbImage) -> Image.Image:
@@ -171,32 +181,35 @@ def _managed(image: Image.Image, profile: object) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_mask_path(path: Path) -> None:
-    """Refuse a path that no mask can be written to, before any work is done.
+def check_target(path: Path, *, transparent: bool) -> None:
+    """Refuse a path that no image can be written to, before any work is done.
 
     Raises:
-        OutputError: the suffix is of no format that holds a mask, or the folder does not exist.
+        OutputError: the suffix is of no format that holds such an image, or the folder does not exist.
     """
-    if path.suffix.lower() not in MASK_FORMATS:
-        raise OutputError(f"{path}: a mask cannot be written as {path.suffix or 'that'}; use {', '.join(MASK_FORMATS)}")
+    able = [suffix for suffix in FORMATS if not (transparent and suffix in _OPAQUE)]
+    if path.suffix.lower() not in able:
+        what = "an image with transparency" if transparent else "an image"
+        raise OutputError(f"{path}: {what} cannot be written as {path.suffix or 'that'}; use {', '.join(able)}")
     if not os.path.isdir(path.parent):  # noqa: PTH112 - pathlib raises where it may not look
         raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
 
 
-def write_mask(alpha: Alpha, path: str | Path, *, dpi: tuple[float, float] | None = None) -> None:
-    """Write alpha as an 8-bit grey image, in the format of the path's suffix, whole or not at all.
+def write_image(image: Image.Image, path: str | Path) -> None:
+    """Write an image in the format of the path's suffix, whole or not at all.
+
+    The colour profile and resolution in `image.info` go into the file.
 
     Raises:
-        OutputError: the file cannot be written, or its suffix is of no format that holds a mask.
+        OutputError: the file cannot be written, or its suffix is of no format that holds the image.
     """
     path = Path(path)
-    check_mask_path(path)
-    mask = Image.fromarray(np.rint(alpha * 255).astype(np.uint8))
-    options = dict(MASK_FORMATS[path.suffix.lower()])
-    if dpi is not None and path.suffix.lower() != ".webp":  # which has no place for it
-        options["dpi"] = dpi
+    check_target(path, transparent=image.mode == "RGBA")
+    options = dict(FORMATS[path.suffix.lower()])
+    # Named again, because not every writer looks into the image's own information.
+    options |= {key: image.info[key] for key in ("dpi", "icc_profile") if key in image.info}
     with atomic_path(path) as temporary:
         try:
-            mask.save(temporary, **options)
+            image.save(temporary, **options)
         except ValueError as error:  # the format's own limits, such as WebP's 16383 pixels a side
             raise OutputError(f"{path}: cannot be written ({error}); use .png") from error

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 from birefnet.config import InputSpec
 from birefnet.engines.testing import FakeEngine
 from birefnet.errors import ImageError, OutputError
-from birefnet.imaging.io import read_photo, write_mask
+from birefnet.imaging.io import read_photo, write_image
 from birefnet.imaging.postprocess import restore
 from birefnet.imaging.preprocess import prepare
 from birefnet.predictor import Predictor
@@ -102,7 +102,7 @@ def test_transparency_becomes_opacity_on_white(tmp_path: Path, how: str) -> None
     assert photo.opacity.dtype == np.float32
     assert photo.opacity.tolist() == [[1, 0, 1]] * 2
     assert photo.rgb[0, :, 0].tolist() == [60, 255, 60]
-    alpha = Predictor(FakeEngine(), InputSpec(size=(32, 32))).predict(photo)
+    alpha = Predictor(FakeEngine(), InputSpec(size=(32, 32))).predict(photo).alpha
     assert (alpha[:, 1] == 0).all()
     assert (alpha[:, 0] > 0.1).all()
 
@@ -257,52 +257,41 @@ def test_alpha_comes_back_to_the_photos_size_within_bounds() -> None:
 def test_the_predictor_takes_photos_of_any_size(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 51, np.uint8)
     engine = FakeEngine()
-    alpha = Predictor(engine, InputSpec(size=(64, 32))).predict(image)
+    alpha = Predictor(engine, InputSpec(size=(64, 32))).predict(image).alpha
     assert engine.shapes == [(1, 3, 64, 32)]
     assert alpha.shape == size
     np.testing.assert_allclose(alpha, 0.2, atol=1e-5)
 
 
-def test_masks_are_rounded_to_eight_bits(tmp_path: Path) -> None:
-    alpha = np.linspace(0, 1, 511, dtype=np.float32)[None]
-    write_mask(alpha, tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as mask:
-        assert mask.mode == "L"
-        assert np.array_equal(np.asarray(mask), np.rint(alpha * 255))
-
-
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".webp", ".PNG"])
-def test_mask_formats_lose_nothing(tmp_path: Path, suffix: str) -> None:
-    alpha = np.random.default_rng(0).random((31, 45), np.float32)
-    path = tmp_path / f"mask{suffix}"
-    write_mask(alpha, path)
-    with Image.open(path) as mask:
-        assert np.array_equal(np.asarray(mask.convert("L")), np.rint(alpha * 255))
+def test_lossless_formats_lose_nothing(tmp_path: Path, suffix: str, mode: str) -> None:
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    pixels = np.random.default_rng(0).integers(1, 256, (31, 45, *channels), np.uint8)
+    path = tmp_path / f"image{suffix}"
+    write_image(Image.fromarray(pixels), path)
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image.convert(mode)), pixels)
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"use \.png"):
-        write_mask(np.zeros((1, 20_000), np.float32), tmp_path / "mask.webp")
+        write_image(Image.new("L", (20_000, 1)), tmp_path / "mask.webp")
+    with pytest.raises(OutputError, match=r"transparency cannot be written as \.jpg"):
+        write_image(Image.new("RGBA", (2, 2)), tmp_path / "cutout.jpg")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 251 + ".png")
-    write_mask(np.zeros((2, 2), np.float32), path)
+    write_image(Image.new("L", (2, 2)), path)
     assert path.exists()
 
 
 def test_impossible_targets_are_refused_in_one_line(tmp_path: Path) -> None:
-    alpha = np.zeros((2, 2), np.float32)
-    for path in (
-        tmp_path / "mask",
-        tmp_path / "mask.txt",
-        tmp_path / "mask.psd",
-        tmp_path / "mask.ico",
-        tmp_path / "nowhere" / "mask.png",
-    ):
+    for name in ("mask", "mask.txt", "mask.psd", "mask.ico", "nowhere/mask.png"):
         with pytest.raises(OutputError) as error:
-            write_mask(alpha, path)
+            write_image(Image.new("L", (2, 2)), tmp_path / name)
         assert "\n" not in str(error.value)
-        assert str(path) in str(error.value)
+        assert str(tmp_path / name) in str(error.value)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,68 @@
+import cv2
+import numpy as np
+import pytest
+
+from birefnet.imaging import foreground
+from birefnet.imaging.foreground import estimate_foreground
+
+
+def defined(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blur fusion of a whole photo in float64, as the formula says."""
+    image, a = rgb / 255, alpha[..., None].astype(np.float64)
+    front = back = image
+    for radius in (90, 6):
+
+        def blur(x: np.ndarray, radius: int = radius) -> np.ndarray:
+            return cv2.blur(x, (radius, radius)).reshape(x.shape)
+
+        share = blur(a)
+        front = blur(front * a) / (share + 1e-5)
+        back = blur(back * (1 - a)) / (1 - share + 1e-5)
+        front = (front + a * (image - a * front - (1 - a) * back)).clip(0, 1)
+    return front * 255
+
+
+def soft_disc(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    distance = np.hypot(y - height * 0.45, x - width * 0.55)
+    return ((0.35 * min(height, width) - distance) / 12 + 0.5).clip(0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(61, 83), (300, 410), (513, 97), (1, 40), (1, 1)])
+@pytest.mark.parametrize("tile", [64, 256])
+def test_tiles_give_what_the_formula_gives_for_the_whole_photo(
+    size: tuple[int, int], tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreground, "TILE", tile)
+    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for alpha in (soft_disc(*size), np.random.default_rng(1).random(size, np.float32)):
+        actual = estimate_foreground(rgb, alpha)
+        expected = defined(rgb, alpha)
+        assert np.abs(actual - expected)[alpha > 0].max() <= 0.6  # rounded to 8 bit
+
+
+def test_the_old_background_leaves_the_edge() -> None:
+    # A red disc on green: mixtures at the edge must become red again.
+    alpha = soft_disc(200, 200)
+    red, green = np.array([200.0, 20, 20]), np.array([10.0, 220, 10])
+    rgb = np.rint(alpha[..., None] * red + (1 - alpha[..., None]) * green).astype(np.uint8)
+    edge = (alpha > 0.1) & (alpha < 0.9)
+    assert np.abs(rgb[edge] - red).mean() > 50
+    assert np.abs(estimate_foreground(rgb, alpha)[edge] - red).mean() < 8
+
+
+def test_inside_colours_are_kept_and_far_outside_is_black() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (600, 700, 3), np.uint8)
+    alpha = np.zeros((600, 700), np.float32)
+    alpha[200:400, 100:500] = 1
+    colours = estimate_foreground(rgb, alpha)
+    assert np.array_equal(colours[200:400, 100:500], rgb[200:400, 100:500])
+    alpha[196:404, 96:504] = 1
+    assert not colours[alpha == 0].any()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_alpha_without_edges(value: float) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    colours = estimate_foreground(rgb, np.full((300, 300), value, np.float32))
+    assert np.array_equal(colours, rgb * np.uint8(value))
