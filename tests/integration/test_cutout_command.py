@@ -1,5 +1,7 @@
 """The command as a user runs it: a process of its own, real files, real weights."""
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +23,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def cutout(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def cutout(*arguments: object, cwd: Path, text: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "error", "-m", "birefnet", "cutout", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=text, check=False)
 
 
 def test_a_photo_becomes_a_mask_of_its_size(weights: Path, chelsea: Path, tmp_path: Path) -> None:
@@ -43,7 +45,7 @@ def test_the_mask_lies_beside_the_photo_and_is_not_replaced_unasked(weights: Pat
     mask.write_bytes(b"precious")
     refused = cutout("photo.jpg", "--kind", "mask", "--weights", weights, cwd=tmp_path)
     assert refused.returncode == 1
-    assert "photo-mask.png: exists already; pass --overwrite" in refused.stderr
+    assert "photo-mask.png: exists already; pass --overwrite or --skip-existing" in refused.stderr
     assert mask.read_bytes() == b"precious"
     assert cutout("photo.jpg", "--kind", "mask", "--weights", weights, "--overwrite", cwd=tmp_path).returncode == 0
     assert mask.read_bytes() != b"precious"
@@ -75,6 +77,44 @@ def test_every_kind_is_written(
         assert image.mode == mode
 
 
+def test_a_folder_keeps_its_tree_and_is_finished_later(weights: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "deep/b.jpg", "deep/er/c.webp"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / name)
+    options = ("--weights", weights, "--kind", "mask", "--batch-size", "2")
+    result = cutout("photos", *options, cwd=tmp_path)
+    assert result.returncode == 0
+    assert re.fullmatch(r"3 done in .*\n", result.stderr)
+    made = tmp_path / "photos-mask"
+    assert sorted(str(path.relative_to(made)) for path in made.rglob("*.*")) == ["a.png", "deep/b.png", "deep/er/c.png"]
+    (made / "a.png").write_bytes(b"precious")
+    (made / "deep" / "b.png").unlink()
+    result = cutout("photos", *options, "--skip-existing", cwd=tmp_path)
+    assert result.returncode == 0
+    assert re.fullmatch(r"1 done in .*, 2 skipped\n", result.stderr)
+    assert (made / "a.png").read_bytes() == b"precious"
+    assert (made / "deep" / "b.png").exists()
+
+
+def test_standard_input_and_output(weights: Path, chelsea: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "birefnet", "cutout", "-", "--weights", str(weights)]
+    result = subprocess.run(command, input=chelsea.read_bytes(), capture_output=True, check=True)
+    with Image.open(io.BytesIO(result.stdout)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (451, 300))
+    assert result.stderr == b""
+    result = cutout(
+        chelsea, "-o", "-", "--kind", "mask", "--format", "webp", "--weights", weights, cwd=tmp_path, text=False
+    )
+    with Image.open(io.BytesIO(result.stdout)) as image:
+        assert (image.format, image.size) == ("WEBP", (451, 300))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.write(chelsea.read_bytes())
+        process.stdin.close()
+        assert process.stderr.read() == b"Error: standard output: cannot be written (Broken pipe)\n"
+    assert process.returncode == 1
+
+
 def test_odd_photos_are_read_as_documented(weights: Path, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
@@ -101,11 +141,12 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
         "a.png", "b.png", "c.png", "missing.png", "--kind", "mask", "--weights", weights, "-o", "masks", cwd=tmp_path
     )
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [
+    *errors, summary = result.stderr.splitlines()
+    assert errors == [
         "Error: b.png: not an image, or of a kind that cannot be read",
         "Error: missing.png: no such file",
-        "2 of 4 photos done",
     ]
+    assert re.fullmatch(r"2 done in \d+\.\d s \(\d+\.\d a second\), 2 failed", summary)
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["a-mask.png", "c-mask.png"]
 
 
@@ -119,13 +160,16 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
         (("a.png", "--device", "quantum"), 1, "device 'quantum' cannot be used here"),
         (("a.png", "--device", "meta"), 1, "device 'meta' cannot be used here"),
         (("a.png", "-o", "mask.docx"), 1, "mask.docx: an image with transparency cannot be written as .docx"),
-        (("a.png", "-o", "nowhere/mask.png"), 1, "nowhere/mask.png: the folder nowhere does not exist"),
-        (("a.png", "-o", "a.png/mask.png"), 1, "a.png/mask.png: the folder a.png does not exist"),
+        (("a.png", "-o", "b.png/mask.png"), 1, "b.png: the folder cannot be made (File exists)"),
+        (("a.png", "-o", "/proc/mask.png"), 1, "/proc/mask.png: cannot be written (No such file or directory)"),
+        (("a.png", "--overwrite", "--skip-existing"), 2, "exclude each other"),
+        (("a.png", "-"), 2, "- stands for a single photo"),
+        (("*.gif",), 1, "*.gif: no file matches"),
         ((300 * "n" + ".png",), 1, "cannot be read (File name too long)"),
-        (("a.png", "-o", "a.png"), 2, "a.png: is a photo to cut out and would be replaced"),
-        (("a.png", "b.png", "-o", "mask.png"), 2, "2 photos need a folder that exists"),
-        (("a.png", "a.jpg"), 2, "would both be written to a-cutout.png"),
-        (("a.png", "../NAME/a.jpg"), 2, "would both be written to"),
+        (("a.png", "-o", "a.png"), 1, "a.png: is a photo to cut out and would be replaced"),
+        (("a.png", "b.png", "-o", "mask.png"), 1, "2 photos cannot go into one file"),
+        (("a.png", "a.jpg"), 1, "would both be written to a-cutout.png"),
+        (("a.png", "../NAME/a.jpg"), 1, "would both be written to"),
         (("a.png", "-o", "cutout.jpg"), 1, "cutout.jpg: an image with transparency cannot be written as .jpg"),
         (("a.png", "--kind", "composite"), 2, "--kind composite and --background go together"),
         (("a.png", "--background", "red"), 2, "--kind composite and --background go together"),

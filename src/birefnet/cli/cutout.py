@@ -1,7 +1,9 @@
 """`birefnet cutout`: photos in; cut-outs, masks, composites or trimaps out."""
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +11,19 @@ import click
 from click import ClickException
 from PIL import Image
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
 
+from birefnet.batch.pipeline import Result, run
+from birefnet.batch.plan import plan
 from birefnet.errors import BiRefNetError, OutputError
-from birefnet.imaging.io import FORMATS, MAX_PIXELS, check_target, read_photo, write_image
+from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_photo, write_image
 from birefnet.imaging.matte import Matte, parse_colour
 from birefnet.loading import load
+from birefnet.predictor import Predictor
+
+STREAM = "-"
+KINDS = ("cutout", "mask", "composite", "trimap")
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Finish:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--weights",
     required=True,
@@ -57,7 +66,7 @@ class Finish:
 )
 @click.option(
     "--kind",
-    type=click.Choice(["cutout", "mask", "composite", "trimap"]),
+    type=click.Choice(KINDS),
     default="cutout",
     show_default=True,
     help="What to write: the object on nothing, its mask, the object on --background, or a trimap.",
@@ -65,17 +74,15 @@ class Finish:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
     metavar="PATH",
-    help="File to write or, for several photos, the folder; by default PHOTO-KIND.png beside each photo.",
+    help="File, folder or pattern with {stem} and {kind} to write to, or - for standard output; by default "
+    "PHOTO-KIND.png beside each photo and, for a folder, its tree in FOLDER-KIND.",
 )
 @click.option(
     "--format",
-    "suffix",
-    type=click.Choice(
-        sorted({"jpeg" if name == "jpg" else name for name in (s[1:] for s in FORMATS) if name != "tif"})
-    ),
-    help="Format of files that -o does not name.  [default: png]",
+    "form",
+    type=click.Choice(["png", "webp", "tiff", "jpeg"]),
+    help="Format of what -o does not name.  [default: png]",
 )
 @click.option("--background", metavar="COLOUR|IMAGE|blur", help="What to put the object on, for --kind composite.")
 @click.option(
@@ -93,16 +100,19 @@ class Finish:
 @click.option("--no-decontaminate", is_flag=True, help="Keep the photo's colours at soft edges.")
 @click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, metavar="N", help="Photos a run of the network.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, metavar="N", help="Threads that read, and that write.")
 @click.option(
     "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True, help="Refuse larger photos."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
+@click.option("--skip-existing", is_flag=True, help="Leave out photos whose result exists.")
 def cutout(
-    inputs: tuple[Path, ...],
+    inputs: tuple[str, ...],
     weights: Path,
     kind: str,
-    output: Path | None,
-    suffix: str | None,
+    output: str | None,
+    form: str | None,
     background: str | None,
     crop: int | None,
     threshold: float | None,
@@ -111,43 +121,46 @@ def cutout(
     no_decontaminate: bool,
     size: int | None,
     device: str,
+    batch_size: int,
+    jobs: int,
     max_pixels: int,
     overwrite: bool,
+    skip_existing: bool,
 ) -> None:
     """Cut the foreground out of photos.
 
-    A photo that cannot be read or written is reported at the end, and the others are done all the same; the exit
-    status is 1 then.
+    INPUT is a photo, a folder of photos (searched through, its tree is kept), a pattern such as '*.jpg', or - for
+    standard input. A photo that cannot be read or written is reported at the end, and the others are done all the
+    same; the exit status is 1 then.
     """
     if (kind == "composite") != (background is not None):
         raise click.UsageError("--kind composite and --background go together")
+    if overwrite and skip_existing:
+        raise click.UsageError("--overwrite and --skip-existing exclude each other")
+    if STREAM in (*inputs, output) and len(inputs) > 1:
+        raise click.UsageError(f"{STREAM} stands for a single photo; name no other beside it")
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is what counts
+    suffix = f".{form or 'png'}"
     try:
         behind = None if background is None else read_background(background)
         finish = Finish(kind, behind, crop, threshold, feather, grow, not no_decontaminate)
-        targets = plan_targets(inputs, output, kind, suffix)
+        if STREAM in (*inputs, output):
+            target = None if output in (None, STREAM) else Path(output)
+            check_suffix(target or suffix, transparent=kind == "cutout")
+            cut_stream(inputs[0], target, suffix, load(weights, size=size, device=device), finish, max_pixels)
+            return
+        planned = plan(inputs, output, kind=kind, suffix=suffix)
+        for job in planned:
+            check_suffix(job.target, transparent=kind == "cutout")
         predictor = load(weights, size=size, device=device)
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
-    failures: list[str] = []
-    try:
-        for source, target in with_progress(targets):
-            try:
-                if os.path.lexists(target) and not overwrite:
-                    raise OutputError(f"{target}: exists already; pass --overwrite to replace it")
-                photo = read_photo(source, max_pixels=max_pixels)
-                for notice in photo.notices:
-                    click.echo(f"{source}: {notice}", err=True)
-                write_image(finish(predictor.predict(photo)), target)
-            except BiRefNetError as error:
-                failures.append(str(error))
-    finally:  # also when the rest is interrupted
-        for failure in failures:
-            click.echo(f"Error: {failure}", err=True)
-    if len(targets) > 1:
-        click.echo(f"{len(targets) - len(failures)} of {len(targets)} photos done", err=True)
-    if failures:
-        raise SystemExit(1)
+    existing = [] if overwrite else [job for job in planned if os.path.lexists(job.target)]
+    wanted = [job for job in planned if job not in existing]
+    kept = [] if skip_existing else existing
+    failures = [f"{job.target}: exists already; pass --overwrite or --skip-existing" for job in kept]
+    results = run(wanted, predictor, finish, batch_size=batch_size, workers=jobs, max_pixels=max_pixels)
+    report(results, len(wanted), failures, skipped=len(existing) - len(kept))
 
 
 def read_background(background: str) -> str | Image.Image:
@@ -163,42 +176,64 @@ def read_background(background: str) -> str | Image.Image:
     return background
 
 
-def with_progress(targets: list[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
-    """Go through the photos, with a progress bar where there are several and somebody looks on."""
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = len(targets) < 2 or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        yield from progress.track(targets, description="cutout")
-
-
-def plan_targets(
-    inputs: tuple[Path, ...], output: Path | None, kind: str, suffix: str | None
-) -> list[tuple[Path, Path]]:
-    """Pair each photo with the file to write.
+def cut_stream(
+    source: str,
+    target: Path | None,
+    suffix: str,
+    predictor: Predictor,
+    finish: Callable[[Matte], Image.Image],
+    max_pixels: int,
+) -> None:
+    """Take one photo from standard input, or write its result to standard output, or both.
 
     Raises:
-        click.UsageError: one file for several photos, two photos for one file, or a photo that would be replaced.
-        OutputError: a file that no such image can be written to.
+        BiRefNetError: the photo cannot be read, or the result not written.
     """
-    # os.path, because pathlib raises where a path is too long or may not be looked at.
-    into_folder = output is not None and os.path.isdir(output)  # noqa: PTH112
-    if output is not None and len(inputs) > 1 and not into_folder:
-        raise click.UsageError(f"-o {output}: {len(inputs)} photos need a folder that exists")
-    photos = {os.path.realpath(source) for source in inputs}
-    taken: dict[str, Path] = {}
-    targets = []
-    for source in inputs:
-        if output is not None and not into_folder:
-            target = output
-        else:
-            target = (output or source.parent) / f"{source.stem}-{kind}.{suffix or 'png'}"
-        real = os.path.realpath(target)
-        if real in photos:
-            raise click.UsageError(f"{target}: is a photo to cut out and would be replaced")
-        if real in taken:
-            raise click.UsageError(f"{taken[real]} and {source} would both be written to {target}")
-        check_target(target, transparent=kind == "cutout")
-        taken[real] = source
-        targets.append((source, target))
-    return targets
+    photo = read_photo(sys.stdin.buffer.read() if source == STREAM else source, max_pixels=max_pixels)
+    image = finish(predictor.predict(photo))
+    if target is not None:
+        write_image(image, target)
+        return
+    try:
+        sys.stdout.buffer.write(encode_image(image, suffix))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Python would try to write the rest once more at exit, and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def report(results: Iterable[Result], count: int, failures: list[str], *, skipped: int) -> None:
+    """Carry jobs out under a progress bar, and say at the end what became of them; exit with 1 where some failed."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    started, done = time.monotonic(), 0
+    try:
+        with Progress(
+            *columns, console=console, transient=True, disable=count < 2 or not console.is_terminal
+        ) as progress:
+            for result in progress.track(results, total=count, description="cutout"):
+                for notice in result.notices:
+                    console.print(f"{result.job.source}: {notice}", markup=False, highlight=False, soft_wrap=True)
+                if result.error is None:
+                    done += 1
+                else:
+                    failures.append(str(result.error))
+    finally:  # also when the rest is interrupted
+        for failure in failures:
+            click.echo(f"Error: {failure}", err=True)
+        if count + skipped > 1:
+            seconds = time.monotonic() - started
+            others = [f"{len(failures)} failed"] * bool(failures) + [f"{skipped} skipped"] * bool(skipped)
+            rate = f" in {seconds:.1f} s ({done / seconds:.1f} a second)" if done else ""
+            click.echo(", ".join([f"{done} done{rate}", *others]), err=True)
+    if failures:
+        raise SystemExit(1)
+
+
+class RateColumn(ProgressColumn):
+    """Photos a second."""
+
+    def render(self, task: Task) -> Text:
+        """Show the speed of the last photos."""
+        return Text(f"{task.speed:.1f} a second" if task.speed else "", style="progress.data.speed")

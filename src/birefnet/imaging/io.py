@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,35 +180,53 @@ def _managed(image: Image.Image, profile: object) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_target(path: Path, *, transparent: bool) -> None:
-    """Refuse a path that no image can be written to, before any work is done.
+def check_suffix(path: str | Path, *, transparent: bool) -> None:
+    """Refuse a path, or a suffix alone, of no format that holds such an image, before any work is done.
 
     Raises:
-        OutputError: the suffix is of no format that holds such an image, or the folder does not exist.
+        OutputError: the message lists the formats that do.
     """
     able = [suffix for suffix in FORMATS if not (transparent and suffix in _OPAQUE)]
-    if path.suffix.lower() not in able:
+    suffix = _suffix(path)
+    if suffix not in able:
         what = "an image with transparency" if transparent else "an image"
-        raise OutputError(f"{path}: {what} cannot be written as {path.suffix or 'that'}; use {', '.join(able)}")
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - pathlib raises where it may not look
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
+        raise OutputError(f"{path}: {what} cannot be written as {suffix or 'that'}; use {', '.join(able)}")
+
+
+def _suffix(path: str | Path) -> str:
+    name = Path(path).name.lower()
+    return name if name in FORMATS else Path(name).suffix
+
+
+def encode_image(image: Image.Image, suffix: str) -> bytes:
+    """Encode an image in the format of a suffix, with the colour profile and resolution in `image.info`.
+
+    Raises:
+        OutputError: the format does not exist or cannot hold the image.
+    """
+    check_suffix(suffix, transparent=image.mode == "RGBA")
+    options = dict(FORMATS[_suffix(suffix)])
+    # Named again, because not every writer looks into the image's own information.
+    options |= {key: image.info[key] for key in ("dpi", "icc_profile") if key in image.info}
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, Image.registered_extensions()[_suffix(suffix)], **options)
+    except ValueError as error:  # the format's own limits, such as WebP's 16383 pixels a side
+        raise OutputError(f"{suffix}: cannot be written ({error}); use .png") from error
+    return buffer.getvalue()
 
 
 def write_image(image: Image.Image, path: str | Path) -> None:
-    """Write an image in the format of the path's suffix, whole or not at all.
-
-    The colour profile and resolution in `image.info` go into the file.
+    """Write an image in the format of the path's suffix, whole or not at all; missing folders are made.
 
     Raises:
         OutputError: the file cannot be written, or its suffix is of no format that holds the image.
     """
     path = Path(path)
-    check_target(path, transparent=image.mode == "RGBA")
-    options = dict(FORMATS[path.suffix.lower()])
-    # Named again, because not every writer looks into the image's own information.
-    options |= {key: image.info[key] for key in ("dpi", "icc_profile") if key in image.info}
+    content = encode_image(image, str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
     with atomic_path(path) as temporary:
-        try:
-            image.save(temporary, **options)
-        except ValueError as error:  # the format's own limits, such as WebP's 16383 pixels a side
-            raise OutputError(f"{path}: cannot be written ({error}); use .png") from error
+        temporary.write_bytes(content)
