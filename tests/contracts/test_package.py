@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import birefnet
 
@@ -33,7 +34,16 @@ def test_public_names_exist() -> None:
         birefnet.no_such_name  # noqa: B018
 
 
-TORCH_FREE = ["birefnet", "birefnet.cli", "birefnet.cli.cutout", "birefnet.predictor", "birefnet.engines.testing"]
+TORCH_FREE = [
+    "birefnet",
+    "birefnet.cli",
+    "birefnet.cli.cutout",
+    "birefnet.cli.doctor",
+    "birefnet.predictor",
+    "birefnet.loading",
+    "birefnet.engines.onnx_engine",
+    "birefnet.engines.testing",
+]
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
@@ -70,6 +80,26 @@ def test_help_lists_the_commands_without_torch() -> None:
     assert "cutout" in result.stdout
 
 
+def test_without_torch_a_photo_is_cut_out(chelsea: Path, tmp_path: Path) -> None:
+    code = f"from birefnet.cli import main\nmain(['cutout', {str(chelsea)!r}, '-o', {str(tmp_path / 'cat.png')!r}])"
+    result = python(WITHOUT_TORCH + code)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "cat.png") as image:
+        assert image.mode == "RGBA"
+        assert image.getchannel("A").getextrema() == (0, 255)
+
+
+def test_doctor_says_what_works_and_why_the_rest_does_not() -> None:
+    result = python(WITHOUT_TORCH + "from birefnet.cli import main; main(['doctor'])")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "engine onnx on cpu: works" in result.stdout
+    assert "engine torch on cpu: does not work: torch is not installed: run  pip install" in result.stdout
+    result = python("from birefnet.cli import main; main(['doctor'])")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "engine torch on cpu: works" in result.stdout
+    assert "engine torch on cuda" in result.stdout
+
+
 def test_importing_changes_nothing(tmp_path: Path) -> None:
     code = (
         "import os, sys, torch, random, logging\n"
@@ -90,8 +120,7 @@ def test_readme_examples_run(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 2
-    for folder in ("models", "docs"):
-        (tmp_path / folder).symlink_to(root / folder)
+    (tmp_path / "docs").symlink_to(root / "docs")
     for block in blocks:
         result = subprocess.run(
             [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False

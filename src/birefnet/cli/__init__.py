@@ -6,7 +6,10 @@ import click
 
 from birefnet import __version__
 
-COMMANDS = {"cutout": ("birefnet.cli.cutout", "Cut the foreground out of photos.")}
+COMMANDS = {
+    "cutout": ("birefnet.cli.cutout", "Cut the foreground out of photos."),
+    "doctor": ("birefnet.cli.doctor", "Show what works on this machine, and why the rest does not."),
+}
 """Name -> (module that holds a click command of that name, its line in the help)."""
 
 

@@ -19,7 +19,7 @@ from birefnet.batch.plan import plan
 from birefnet.errors import BiRefNetError, OutputError
 from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_photo, write_image
 from birefnet.imaging.matte import Matte, parse_colour
-from birefnet.loading import load
+from birefnet.loading import ENGINES, load
 from birefnet.predictor import Predictor
 
 STREAM = "-"
@@ -58,11 +58,20 @@ class Finish:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
+    "--model", default="nano", show_default=True, metavar="NAME", help="Model to use, one that comes with the package."
+)
+@click.option(
     "--weights",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights to use, .safetensors or .pth.",
+    help="Weights to use in place of --model, .safetensors, .pth or .onnx.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="What runs the network: ONNX Runtime or PyTorch.",
 )
 @click.option(
     "--kind",
@@ -109,7 +118,9 @@ class Finish:
 @click.option("--skip-existing", is_flag=True, help="Leave out photos whose result exists.")
 def cutout(
     inputs: tuple[str, ...],
-    weights: Path,
+    model: str,
+    weights: Path | None,
+    engine: str,
     kind: str,
     output: str | None,
     form: str | None,
@@ -147,12 +158,19 @@ def cutout(
         if STREAM in (*inputs, output):
             target = None if output in (None, STREAM) else Path(output)
             check_suffix(target or suffix, transparent=kind == "cutout")
-            cut_stream(inputs[0], target, suffix, load(weights, size=size, device=device), finish, max_pixels)
+            cut_stream(
+                inputs[0],
+                target,
+                suffix,
+                load(weights or model, engine=engine, size=size, device=device),
+                finish,
+                max_pixels,
+            )
             return
         planned = plan(inputs, output, kind=kind, suffix=suffix)
         for job in planned:
             check_suffix(job.target, transparent=kind == "cutout")
-        predictor = load(weights, size=size, device=device)
+        predictor = load(weights or model, engine=engine, size=size, device=device)
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
     existing = [] if overwrite else [job for job in planned if os.path.lexists(job.target)]
