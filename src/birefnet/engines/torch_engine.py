@@ -21,7 +21,7 @@ class TorchEngine:
             torch.zeros(1, device=self.device).cpu()  # "meta" moves weights, but computes nothing
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]
             raise InputError(f"device {device!r} cannot be used here ({reason}); try --device cpu") from error
 
     @torch.inference_mode()
