@@ -126,7 +126,7 @@ def _to_photo(image: Image.Image, max_pixels: int) -> Photo:
     notices = []
     # Not MPO: the further pictures of a phone's JPEG are its depth map and the like.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        notices.append(f"has {image.n_frames} frames; the first one is used")
+        notices.append(f"has {getattr(image, 'n_frames', 'several')} frames; the first one is used")
     dpi, profile = _dpi(image), image.info.get("icc_profile")
     upright = ImageOps.exif_transpose(image)
     rgb, opacity = _to_rgb(upright, profile)

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from birefnet.errors import InputError
@@ -150,11 +151,12 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _to_bytes(alpha: Alpha) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.rint(alpha * 255).astype(np.uint8)
+def _to_bytes(alpha: Alpha) -> NDArray[np.uint8]:
+    levels: NDArray[np.uint8] = np.rint(alpha * 255).astype(np.uint8)
+    return levels
 
 
-def _disc(radius: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _disc(radius: int) -> NDArray[np.uint8]:
     """A filled circle as kernel for dilation and erosion."""
     steps = np.arange(-radius, radius + 1)
     return (steps[:, None] ** 2 + steps**2 <= radius**2).astype(np.uint8)
@@ -172,4 +174,5 @@ def _out_of_focus(rgb: RgbImage, alpha: Alpha) -> RgbImage:
     seen, share = cv2.GaussianBlur(seen, (0, 0), sigma), cv2.GaussianBlur(share, (0, 0), sigma)[..., None]
     # Deep inside the object nothing of the background is near; what is shown there is hidden anyway.
     behind = cv2.resize(seen / np.maximum(share, np.float32(1e-3)), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.rint(behind).clip(0, 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(behind).clip(0, 255).astype(np.uint8)
+    return levels
