@@ -21,7 +21,7 @@ MAX_CHANNELS = 2**16
 MAX_SIDE = 2**15
 
 ATTENTIONS = ("deformable", "dilated")
-RESIZES = ("pil_bilinear",)
+RESIZES = ("pil_bilinear", "cv2_linear")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
@@ -111,7 +111,9 @@ class InputSpec(_Json):
         size: (height, width) the photo is stretched to.
         mean: per-channel mean subtracted from RGB in [0, 1].
         std: per-channel standard deviation the difference is divided by.
-        resize: name of the resizing policy; "pil_bilinear" is the antialiased bilinear of the published model cards.
+        resize: how sizes are changed on the way in and back. "pil_bilinear" is that of the demos and model cards:
+            Pillow's antialiased bilinear, and bicubic back. "cv2_linear" is that of the paper's tables: bilinear
+            without antialiasing, and bilinear with aligned corners back.
     """
 
     size: tuple[int, int] = (1024, 1024)

@@ -44,8 +44,7 @@ class Predictor:
         alphas = self.engine(np.stack([prepare(photo.rgb, self.spec) for photo in photos]))
         return [self._matte(photo, alpha[0]) for photo, alpha in zip(photos, alphas, strict=True)]
 
-    @staticmethod
-    def _matte(photo: Photo, alpha: Alpha) -> Matte:
+    def _matte(self, photo: Photo, alpha: Alpha) -> Matte:
         height, width, _ = photo.rgb.shape
-        restored = restore(alpha, (height, width))
+        restored = restore(alpha, (height, width), self.spec.resize)
         return Matte(photo, restored if photo.opacity is None else restored * photo.opacity)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from birefnet.config import InputSpec
@@ -219,6 +220,35 @@ def test_preparation_is_antialiased_bilinear(astronaut: Path) -> None:
     x = prepare(photo, InputSpec(size=(96, 64)))
     pixels = (x.transpose(1, 2, 0) * (0.229, 0.224, 0.225) + (0.485, 0.456, 0.406)) * 255
     assert np.abs(pixels - expected).max() < 1.5  # Pillow rounds to 8 bit after each axis
+
+
+def test_the_papers_policy_is_bilinear_without_antialiasing() -> None:
+    # Halved, each pixel is the mean of the four around its centre; at a quarter, of the middle four of sixteen.
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    middle = image.reshape(64, 4, 64, 4, 3)[:, 1:3, :, 1:3].astype(float).mean(axis=(1, 3))
+    x = prepare(image, InputSpec(size=(64, 64), resize="cv2_linear", mean=(0, 0, 0), std=(1, 1, 1)))
+    assert np.abs(x.transpose(1, 2, 0) * 255 - middle).max() <= 1
+    assert np.abs(prepare(image, InputSpec(size=(64, 64), mean=(0, 0, 0), std=(1, 1, 1))) - x).max() > 0.1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 75), (1, 1), (300, 2)])
+def test_the_papers_way_back_aligns_corners(size: tuple[int, int]) -> None:
+    alpha = np.random.default_rng(0).random((32, 32), np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(alpha)[None, None], size=size, mode="bilinear", align_corners=True
+    )
+    actual = restore(alpha, size, "cv2_linear")
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected[0, 0].numpy(), atol=1e-5)
+
+
+def test_the_policy_of_the_weights_is_used_on_the_way_in_and_back() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    alphas = [
+        Predictor(FakeEngine(), InputSpec(size=(32, 32), resize=resize)).predict(photo).alpha
+        for resize in ("pil_bilinear", "cv2_linear")
+    ]
+    assert np.abs(alphas[0] - alphas[1]).max() > 0.05
 
 
 def test_alpha_is_enlarged_by_cubic_interpolation() -> None:
