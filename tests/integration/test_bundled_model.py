@@ -22,11 +22,13 @@ def test_both_engines_give_the_same_mask(name: str, astronaut: Path, chelsea: Pa
 
 
 def test_the_object_is_found(astronaut: Path, chelsea: Path) -> None:
-    # Rough boxes of what anyone would call the object, and corners that are surely background.
+    # Patches that anyone would call object or background.
     alpha = birefnet.load().predict(astronaut).alpha
     assert alpha[100:400, 170:290].mean() > 0.9
-    assert alpha[:60, :60].mean() < 0.2
-    assert birefnet.load().predict(chelsea).alpha[80:220, 150:300].mean() > 0.9
+    assert alpha[:100, 300:360].mean() < 0.1
+    alpha = birefnet.load().predict(chelsea).alpha
+    assert alpha[80:220, 150:300].mean() > 0.8
+    assert alpha[:40, :40].mean() < 0.2
 
 
 def test_the_files_are_small_and_have_a_card() -> None:

@@ -59,6 +59,10 @@ def plan(inputs: Iterable[str | Path], output: str | Path | None, *, kind: str, 
     found = [(source, root) for item in inputs for source, root in _expand(str(item))]
     text = None if output is None else str(output)
     folder = text is not None and _is_folder(text, found)
+    if text is not None and folder:
+        # Results may go into the folder that is searched; they are no photos the next time.
+        results = os.path.realpath(text) + os.sep
+        found = [(s, root) for s, root in found if root is None or not os.path.realpath(s).startswith(results)]
     if text is not None and not folder and "{stem}" not in text and len(found) > 1:
         raise InputError(
             f"-o {text}: {len(found)} photos cannot go into one file; name a folder, ending it with a slash"

@@ -1,10 +1,12 @@
 """`birefnet cutout`: photos in; cut-outs, masks, composites or trimaps out."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,8 +17,9 @@ from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, Ti
 from rich.text import Text
 
 from birefnet.batch.pipeline import Result, run
-from birefnet.batch.plan import plan
-from birefnet.errors import BiRefNetError, OutputError
+from birefnet.batch.plan import Job, plan
+from birefnet.batch.watch import watch
+from birefnet.errors import BiRefNetError, InputError, OutputError
 from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_photo, write_image
 from birefnet.imaging.matte import Matte, parse_colour
 from birefnet.loading import ENGINES, load
@@ -116,6 +119,7 @@ class Finish:
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that exist.")
 @click.option("--skip-existing", is_flag=True, help="Leave out photos whose result exists.")
+@click.option("--watch", "watching", is_flag=True, help="Go on with new photos in a folder until stopped by Ctrl-C.")
 def cutout(
     inputs: tuple[str, ...],
     model: str,
@@ -137,6 +141,7 @@ def cutout(
     max_pixels: int,
     overwrite: bool,
     skip_existing: bool,
+    watching: bool,
 ) -> None:
     """Cut the foreground out of photos.
 
@@ -148,6 +153,8 @@ def cutout(
         raise click.UsageError("--kind composite and --background go together")
     if overwrite and skip_existing:
         raise click.UsageError("--overwrite and --skip-existing exclude each other")
+    if watching and (len(inputs) != 1 or not Path(inputs[0]).is_dir()):
+        raise click.UsageError("--watch takes one folder")
     if STREAM in (*inputs, output) and len(inputs) > 1:
         raise click.UsageError(f"{STREAM} stands for a single photo; name no other beside it")
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is what counts
@@ -167,18 +174,23 @@ def cutout(
                 max_pixels,
             )
             return
-        planned = plan(inputs, output, kind=kind, suffix=suffix)
+        planned = [] if watching else plan(inputs, output, kind=kind, suffix=suffix)
         for job in planned:
             check_suffix(job.target, transparent=kind == "cutout")
         predictor = load(weights or model, engine=engine, size=size, device=device)
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
+    carry_out = partial(
+        run, predictor=predictor, finish=finish, batch_size=batch_size, workers=jobs, max_pixels=max_pixels
+    )
+    if watching:
+        follow(inputs[0], partial(plan, inputs, output, kind=kind, suffix=suffix), carry_out, overwrite=overwrite)
+        return
     existing = [] if overwrite else [job for job in planned if os.path.lexists(job.target)]
     wanted = [job for job in planned if job not in existing]
     kept = [] if skip_existing else existing
     failures = [f"{job.target}: exists already; pass --overwrite or --skip-existing" for job in kept]
-    results = run(wanted, predictor, finish, batch_size=batch_size, workers=jobs, max_pixels=max_pixels)
-    report(results, len(wanted), failures, skipped=len(existing) - len(kept))
+    report(carry_out(wanted), len(wanted), failures, skipped=len(existing) - len(kept))
 
 
 def read_background(background: str) -> str | Image.Image:
@@ -219,6 +231,40 @@ def cut_stream(
         # Python would try to write the rest once more at exit, and complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def follow(
+    folder: str,
+    find: Callable[[], list[Job]],
+    carry_out: Callable[[list[Job]], Iterable[Result]],
+    *,
+    overwrite: bool,
+) -> None:
+    """Cut out the photos of a folder and those that come, until SIGTERM or Ctrl-C."""
+
+    def missing() -> list[Job]:
+        try:
+            found = find()
+        except InputError:  # no photos yet
+            return []
+        return found if overwrite else [job for job in found if not os.path.lexists(job.target)]
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    click.echo(f"watching {folder}; stop with Ctrl-C", err=True)
+    done = failed = 0
+    try:
+        for ready in watch(missing):
+            for result in carry_out(ready):
+                for notice in result.notices:
+                    click.echo(f"{result.job.source}: {notice}", err=True)
+                if result.error is None:
+                    done += 1
+                    click.echo(f"{result.job.source} -> {result.job.target}", err=True)
+                else:
+                    failed += 1
+                    click.echo(f"Error: {result.error}", err=True)
+    except KeyboardInterrupt:
+        click.echo(f"stopped: {done} done" + f", {failed} failed" * bool(failed), err=True)
 
 
 def report(results: Iterable[Result], count: int, failures: list[str], *, skipped: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from birefnet._atomic import atomic_path
+from birefnet._atomic import write_whole
 from birefnet.errors import ImageError, OutputError
 
 RgbImage = NDArray[np.uint8]
@@ -228,5 +228,4 @@ def write_image(image: Image.Image, path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_whole(path, content)
