@@ -86,7 +86,9 @@ def test_without_torch_a_photo_is_cut_out(chelsea: Path, tmp_path: Path) -> None
     assert (result.returncode, result.stderr) == (0, "")
     with Image.open(tmp_path / "cat.png") as image:
         assert image.mode == "RGBA"
-        assert image.getchannel("A").getextrema() == (0, 255)
+        low, high = image.getchannel("A").getextrema()
+        assert low < 16
+        assert high > 200
 
 
 def test_doctor_says_what_works_and_why_the_rest_does_not() -> None:

@@ -33,7 +33,7 @@ def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
     Returns:
         (H, W, 3) uint8.
     """
-    result = np.where(alpha[..., None] > 0, rgb, np.uint8(0))
+    result = np.asarray(cv2.copyTo(rgb, (alpha > 0).view(np.uint8)), np.uint8)  # black where the mask is 0
     height, width = alpha.shape
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
@@ -51,7 +51,8 @@ def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
 
 def _fuse_twice(image: Colours, alpha: Alpha) -> Colours:
     foreground = background = image
-    weight = alpha[..., None]
+    # Three alike, because numpy is slow to spread one value over three channels.
+    weight = np.asarray(cv2.merge([alpha] * 3), np.float32)
     for radius in RADII:
         foreground, background = _fuse(image, foreground, background, weight, radius)
     return foreground
@@ -62,8 +63,8 @@ def _fuse(
 ) -> tuple[Colours, Colours]:
     """Blur both layers' colours, each weighted by its share, and correct the foreground towards the photo."""
     size = (radius, radius)
-    share = cv2.blur(alpha, size)[..., None]
+    share, rest = cv2.blur(alpha, size), 1 - alpha
     foreground = cv2.blur(foreground * alpha, size) / (share + np.float32(1e-5))
-    background = cv2.blur(background * (1 - alpha), size) / (1 - share + np.float32(1e-5))
-    error = image - alpha * foreground - (1 - alpha) * background
+    background = cv2.blur(background * rest, size) / (1 - share + np.float32(1e-5))
+    error = image - alpha * foreground - rest * background
     return (foreground + alpha * error).clip(0, 1), background
