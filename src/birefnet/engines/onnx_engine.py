@@ -31,6 +31,8 @@ class OnnxEngine:
             raise WeightsError(f"{path}: no such file; give the path of a .onnx file")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; nothing else is for users
+        # Threads that spin while they wait would take the time of those that decode and write photos.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads:
             options.intra_op_num_threads = threads
         try:

@@ -23,8 +23,17 @@ Alpha = NDArray[np.float32]
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have unless asked otherwise: just under where Pillow suspects an attack."""
 
+MAX_SIDE = 65_535
+"""The longest side a photo may have, JPEG's own limit: a longer one is a damaged header, and costs like a real one."""
+
+# Pillow's decoder of these keeps further copies of the whole picture, so each of their pixels counts as several.
+_COSTLY = {"WEBP": 3, "GIF": 2}
+
+# Rows turned into RGB at a time, so that a large photo is never held in several forms at once.
+_STRIP = 512
+
 FORMATS: dict[str, dict[str, Any]] = {
-    # Pillow's own 6 takes three times as long or more, for files that are a tenth smaller.
+    # Pillow's own 6 takes a cut-out of a photo three to four times as long, for a tenth less to store.
     ".png": {"compress_level": 2},
     ".webp": {"lossless": True},
     ".tif": {"compression": "tiff_adobe_deflate"},
@@ -122,8 +131,11 @@ def _from_array(array: RgbImage) -> Image.Image:
 
 
 def _to_photo(image: Image.Image, max_pixels: int) -> Photo:
-    if image.width * image.height > max_pixels:
-        raise ImageError(f"{image.width} x {image.height} pixels are over the limit of {max_pixels:,}")
+    limit = max_pixels // _COSTLY.get(image.format or "", 1)
+    if image.width * image.height > limit:
+        raise ImageError(f"{image.width} x {image.height} pixels are over the limit of {limit:,}")
+    if max(image.size) > MAX_SIDE:
+        raise ImageError(f"{image.width} x {image.height}: sides of more than {MAX_SIDE:,} pixels are not read")
     notices = []
     # Not MPO: the further pictures of a phone's JPEG are its depth map and the like.
     if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -149,6 +161,21 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 def _to_rgb(image: Image.Image, profile: object) -> tuple[RgbImage, Alpha | None]:
     if image.mode == "F":
         raise ImageError("a floating-point image, whose white is not defined; save it with 8 or 16 bits")
+    image.load()
+    rgb: RgbImage = np.empty((image.height, image.width, 3), np.uint8)
+    opacity: Alpha | None = None
+    for top in range(0, image.height, _STRIP):
+        rows = slice(top, min(top + _STRIP, image.height))
+        rgb[rows], strip = _strip_to_rgb(image.crop((0, rows.start, image.width, rows.stop)), profile)
+        if strip is not None:
+            if opacity is None:  # all that came before was opaque
+                opacity = np.ones((image.height, image.width), np.float32)
+            opacity[rows] = strip.astype(np.float32) / np.float32(255)
+    return rgb, opacity
+
+
+def _strip_to_rgb(image: Image.Image, profile: object) -> tuple[RgbImage, NDArray[np.uint8] | None]:
+    """RGB of some rows, on white where they are transparent, and their opacity unless they are opaque."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow itself would clip at 255; older releases say I
         values = np.asarray(image).astype(np.float32).clip(0, 65535)
         grey = np.rint(values / 257).astype(np.uint8)
@@ -161,7 +188,7 @@ def _to_rgb(image: Image.Image, profile: object) -> tuple[RgbImage, Alpha | None
     opacity = np.asarray(rgba.getchannel("A"))
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     rgb = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return rgb, None if opacity.min() == 255 else opacity.astype(np.float32) / np.float32(255)
+    return rgb, None if opacity.min() == 255 else opacity
 
 
 def _managed(image: Image.Image, profile: object) -> Image.Image:

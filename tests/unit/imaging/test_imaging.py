@@ -1,5 +1,6 @@
 """Photos in and masks out."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,25 @@ def test_photos_with_too_many_pixels_are_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(ImageError, match=r"bomb.png: too many pixels"):
         read_photo(tmp_path / "bomb.png")
+
+
+def test_damaged_headers_are_not_taken_for_gigantic_photos() -> None:
+    with pytest.raises(ImageError, match="sides of more than 65,535 pixels"):
+        read_photo(Image.new("1", (70_000, 10)))
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 60)).save(buffer, "WEBP")
+    with pytest.raises(ImageError, match="over the limit of 3,333"):  # a third, for what its decoder takes
+        read_photo(buffer.getvalue(), max_pixels=10_000 - 1)
+
+
+def test_tall_photos_are_turned_into_rgb_strip_by_strip() -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (1300, 9, 4), np.uint8)
+    rgba[:600, :, 3] = 255  # the first strip is opaque, the others are not
+    photo = read_photo(Image.fromarray(rgba))
+    assert photo.opacity is not None
+    np.testing.assert_allclose(photo.opacity, rgba[..., 3] / 255, atol=1e-6)
+    share = rgba[..., 3:] / 255
+    assert np.abs(photo.rgb - (share * rgba[..., :3] + (1 - share) * 255)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
