@@ -1,6 +1,7 @@
 """Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,32 +38,43 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def write_whole(target: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all, leaving nothing behind even when the process is killed, where Linux can.
+    """Write a file whole or not at all, leaving no part of it behind even when the process is killed, on Linux.
 
     Raises:
         OutputError: the operating system refused to write.
     """
     target = Path(target)
     try:
-        nameless = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except (AttributeError, OSError):  # another system, or a file system that knows no files without a name
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(content)
-        return
-    with os.fdopen(nameless, "wb") as file:
+        if _write_nameless(target, content):
+            return
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def _write_nameless(target: Path, content: bytes) -> bool:
+    """Write a file that gets a name only when it is whole; False where the system knows no such files."""
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        return False
+    temporary = target.with_name(f".birefnet-{secrets.token_hex(8)}{target.suffix}")
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
         try:
-            file.write(content)
-            file.flush()
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written ({error.strerror})") from error
-        with atomic_path(target) as temporary:
-            # The file gets a name only now that it is whole; a rename then puts it in the place of an older one.
-            temporary.unlink()
-            # (A descriptor of a folder, which an absolute path ignores, makes Python follow the link in /proc.)
-            try:
-                os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
-            except OSError:  # no /proc, or a file system that cannot give names later
-                temporary.write_bytes(content)
+            # A link cannot take an older file's place, hence the second name. (A descriptor of a folder, which an
+            # absolute path ignores, is what makes Python follow the link in /proc.)
+            os.link(f"/proc/self/fd/{descriptor}", temporary, src_dir_fd=descriptor, follow_symlinks=True)
+        except OSError:  # no /proc, or a file system that cannot give names later
+            return False
+    try:
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _use_default_mode(path: Path) -> None:

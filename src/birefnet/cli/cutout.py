@@ -186,9 +186,9 @@ def cutout(
     if watching:
         follow(inputs[0], partial(plan, inputs, output, kind=kind, suffix=suffix), carry_out, overwrite=overwrite)
         return
-    existing = [] if overwrite else [job for job in planned if os.path.lexists(job.target)]
+    existing = set() if overwrite else {job for job in planned if os.path.lexists(job.target)}
     wanted = [job for job in planned if job not in existing]
-    kept = [] if skip_existing else existing
+    kept = [] if skip_existing else [job for job in planned if job in existing]
     failures = [f"{job.target}: exists already; pass --overwrite or --skip-existing" for job in kept]
     report(carry_out(wanted), len(wanted), failures, skipped=len(existing) - len(kept))
 
