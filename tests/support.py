@@ -14,7 +14,7 @@ from birefnet.weights.keys import KeyMap
 GOLDENS = Path(__file__).parent / "parity" / "goldens"
 
 TINY = ModelConfig(
-    backbone="mobilenet_v4_s", attention="dilated", decoder_channels=8, attention_channels=8, inward_channels=4
+    backbone="mobilenet_v4_s", attention="aspp", decoder_channels=8, attention_channels=8, inward_channels=4
 )
 """A network that runs in milliseconds."""
 

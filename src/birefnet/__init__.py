@@ -12,8 +12,7 @@ from birefnet.errors import BiRefNetError
 
 if TYPE_CHECKING:
     from birefnet.loading import load
-    from birefnet.model import BiRefNet, TrainOutput
-    from birefnet.weights import load_model, save_model
+    from birefnet.model import BiRefNet, TrainOutput, load_model, save_model
 
 __all__ = [
     "BiRefNet",
@@ -33,8 +32,8 @@ _LAZY = {
     "load": "birefnet.loading",
     "BiRefNet": "birefnet.model",
     "TrainOutput": "birefnet.model",
-    "load_model": "birefnet.weights",
-    "save_model": "birefnet.weights",
+    "load_model": "birefnet.model",
+    "save_model": "birefnet.model",
 }
 
 

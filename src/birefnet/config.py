@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,8 +19,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Far above what any machine can hold: larger numbers are slips or damage.
 MAX_CHANNELS = 2**16
 MAX_SIDE = 2**15
+MAX_REPEATS = 64
 
-ATTENTIONS = ("deformable", "dilated")
+SCALE_FUSIONS = ("cat", "add", "none")
+SQUEEZES = ("basic", "residual", "aspp", "deformable", "none")
+DECODER_BLOCKS = ("basic", "residual")
+ATTENTIONS = ("deformable", "aspp", "none")
+INWARDS = ("patches", "whole", "none")
+NORMS = ("batch", "group", "none")
+REFINERS = ("refunet", "refiner", "refiner_pvt_in4", "itself")
+PARTS = ("backbone", "squeeze", "decoder_block", "lateral_block", "decoder")
+"""Parts of the network that a user's own code may build."""
+
+CUSTOM = "custom"
+"""What stands in a configuration for a backbone from the user's own code."""
+
+ADAPTIVE = "adaptive"
+REFERENCE_CLASSES = 219
 RESIZES = ("pil_bilinear", "cv2_linear")
 
 
@@ -42,6 +57,11 @@ def _is_number(value: object) -> bool:
 
 def _is_tuple(value: object, length: int) -> bool:
     return isinstance(value, tuple) and len(value) == length
+
+
+def _check_name(kind: str, name: object, known: tuple[str, ...]) -> None:
+    if not isinstance(name, str) or name not in known:
+        raise unknown_name(kind.replace("_", " "), name, known)
 
 
 class _Json:
@@ -68,39 +88,240 @@ class _Json:
 
 
 @dataclass(frozen=True)
+class RefinerConfig(_Json):
+    """A second network that looks at the image and the first one's mask (in the reference until January 2024).
+
+    Attributes:
+        kind: "refunet" (a small U-Net on image and mask), "refiner" (a stem, a backbone and a plain decoder),
+            "refiner_pvt_in4" (the same without a stem, on a PVTv2 that takes four channels) or "itself" (a stem, then
+            the whole network once more).
+        scale: 1 to refine the whole image at once; above, the first network sees the image at 1 / scale of its size,
+            and the refiner sees it in scale x scale tiles.
+        iterations: how often the mask is refined.
+        backbone: backbone of the kinds that have one.
+    """
+
+    kind: str = "refunet"
+    scale: int = 2
+    iterations: int = 1
+    backbone: str = "pvt_v2_b2"
+
+    def __post_init__(self) -> None:
+        _check_name("refiner", self.kind, REFINERS)
+        for name, most in (("scale", 16), ("iterations", 100)):
+            value = getattr(self, name)
+            if not _is_whole(value) or not 1 <= value <= most:
+                raise ConfigError(f"RefinerConfig.{name} must be a whole number from 1 to {most}, not {value!r}")
+        if not isinstance(self.backbone, str):
+            raise ConfigError(f"RefinerConfig.backbone must be a name, not {self.backbone!r}")
+        if self.kind == "refiner_pvt_in4" and self.backbone != "pvt_v2_b2":
+            raise ConfigError(f"refiner 'refiner_pvt_in4' has the backbone pvt_v2_b2 and no other, not {self.backbone}")
+
+
+@dataclass(frozen=True)
 class ModelConfig(_Json):
     """The structure of a BiRefNet. The defaults are the published network with a Swin-L backbone.
 
     Attributes:
         backbone: name of the encoder's backbone, a key of `birefnet.backbones.BACKBONES`.
+        scale_fusion: what is done with the maps of the image at half size: "cat" (channels double), "add", or "none"
+            (the backbone runs once).
+        context_levels: how many of the three shallower maps, from the deepest of them on, join the deepest map.
+        squeeze: block that brings the deepest map with its context back to the map's width: "basic" or "residual" (a
+            decoder block), "aspp" or "deformable" (an attention alone), or "none".
+        squeeze_count: how many of these follow each other; more than one only without context.
+        decoder_block: "basic", or "residual" with a 1x1 convolution around it.
         attention: what the decoder blocks look around with: "deformable" (modulated deformable convolutions, the
-            published network) or "dilated" (atrous spatial pyramid pooling, which exports everywhere).
-        decoder_channels: inner width of the decoder blocks and of the squeeze module.
+            published network), "aspp" (dilated convolutions, which export everywhere) or "none".
+        decoder_channels: inner width of the decoder blocks and of the squeeze module, or "adaptive": a quarter of
+            each block's input.
         attention_channels: width of each branch of the attention.
-        inward_channels: inner width of the inward reference, whose input is the image cut into patches.
+        inward: how the decoder sees the image (inward reference): "patches" (cut into cells as large as the map,
+            nothing lost), "whole" (resized) or "none".
+        inward_channels: inner width of the inward reference.
+        side_supervision: whether three side predictions of the mask are trained too.
+        outward: whether the decoder learns the image's gradient where the object is and attends by it (outward
+            reference); its labels are made of the side predictions.
         gradient_channels: width of the gradient features of the outward reference.
+        norm: normalisation of everything but the backbone: "batch", "group", which trains on single images too, or
+            "none", which the reference resorts to when its batch size is 1.
         dropout: probability of zeroing an element of an attention's output in training.
+        classes: categories of the auxiliary class head, 0 for none; the reference has 219, those of DIS5K
+            (`birefnet.classes.DIS5K_CLASSES`).
+        refiner: a second network for the mask, None for none.
+        custom: which parts were built by the user's own code (set by `BiRefNet`).
+
+    Raises:
+        ConfigError: a value or a combination that cannot be built; the message says what fits.
     """
 
     backbone: str = "swin_v1_l"
+    scale_fusion: str = "cat"
+    context_levels: int = 3
+    squeeze: str = "basic"
+    squeeze_count: int = 1
+    decoder_block: str = "basic"
     attention: str = "deformable"
-    decoder_channels: int = 64
+    decoder_channels: int | str = 64
     attention_channels: int = 256
+    inward: str = "patches"
     inward_channels: int = 64
+    side_supervision: bool = True
+    outward: bool = True
     gradient_channels: int = 16
+    norm: str = "batch"
     dropout: float = 0.5
+    classes: int = 0
+    refiner: RefinerConfig | None = None
+    custom: tuple[str, ...] = ()
+
+    @classmethod
+    def from_reference(cls, options: Mapping[str, Any]) -> Self:
+        """Build from the option names of the reference's `Config`, such as {"bb": "swin_v1_t", "dec_att": "ASPP"}.
+
+        Options that are missing have the reference's defaults.
+
+        Raises:
+            ConfigError: an option is unknown or does not shape the network, or a value is.
+        """
+        fields: dict[str, Any] = {}
+        for option, value in options.items():
+            if option not in _REFERENCE_OPTIONS:
+                raise unknown_name("reference option", option, _REFERENCE_OPTIONS)
+            fields |= _REFERENCE_OPTIONS[option](value)
+        if not fields.pop("inward_split", True):
+            fields.setdefault("inward", "whole")
+        if not fields.get("side_supervision", True):
+            fields.setdefault("outward", False)
+        if not fields.pop("progressive", True):
+            fields["scale"] = 1
+        refiner: dict[str, Any] = {name: fields.pop(name) for name in ("kind", "scale", "iterations") if name in fields}
+        if refiner.get("kind"):
+            if refiner["kind"] == "refiner":  # which shares the choice of the backbone there
+                refiner["backbone"] = fields.get("backbone", cls.backbone)
+            fields["refiner"] = RefinerConfig(**refiner)
+        return cls(**fields)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping of field names to JSON values; missing fields keep their defaults.
+
+        Raises:
+            ConfigError: a field is unknown, or a value or combination is impossible.
+        """
+        refiner = values.get("refiner")
+        if isinstance(refiner, Mapping):
+            values = {**values, "refiner": RefinerConfig.from_dict(refiner)}
+        return super().from_dict(values)
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str):
             raise ConfigError(f"ModelConfig.backbone must be a name, not {self.backbone!r}")
-        if self.attention not in ATTENTIONS:
-            raise unknown_name("attention", self.attention, ATTENTIONS)
-        for name in ("decoder_channels", "attention_channels", "inward_channels", "gradient_channels"):
-            value = getattr(self, name)
-            if not _is_whole(value) or not 1 <= value <= MAX_CHANNELS:
-                raise ConfigError(f"ModelConfig.{name} must be a whole number from 1 to {MAX_CHANNELS}, not {value!r}")
+        for name, known in (
+            ("scale_fusion", SCALE_FUSIONS),
+            ("squeeze", SQUEEZES),
+            ("decoder_block", DECODER_BLOCKS),
+            ("attention", ATTENTIONS),
+            ("inward", INWARDS),
+            ("norm", NORMS),
+        ):
+            _check_name(name, getattr(self, name), known)
+        for name in ("side_supervision", "outward"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"ModelConfig.{name} must be true or false, not {getattr(self, name)!r}")
+        self._check_whole("context_levels", 0, 3)
+        self._check_whole("squeeze_count", 1, MAX_REPEATS)
+        self._check_whole("classes", 0, MAX_CHANNELS)
+        for name in ("attention_channels", "inward_channels", "gradient_channels"):
+            self._check_whole(name, 1, MAX_CHANNELS)
+        if self.decoder_channels != ADAPTIVE:
+            self._check_whole("decoder_channels", 1, MAX_CHANNELS, f" or {ADAPTIVE!r}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(f"ModelConfig.dropout must be from 0 to below 1, not {self.dropout!r}")
+        if self.refiner is not None and not isinstance(self.refiner, RefinerConfig):
+            raise ConfigError(f"ModelConfig.refiner must be a RefinerConfig or None, not {self.refiner!r}")
+        if not isinstance(self.custom, tuple):
+            raise ConfigError(f"ModelConfig.custom must be a tuple of names, not {self.custom!r}")
+        for part in self.custom:
+            _check_name("custom part", part, PARTS)
+        self._check_combination()
+
+    def _check_whole(self, name: str, least: int, most: int, also: str = "") -> None:
+        value = getattr(self, name)
+        if not _is_whole(value) or not least <= value <= most:
+            raise ConfigError(f"ModelConfig.{name} must be a whole number from {least} to {most}{also}, not {value!r}")
+
+    def _check_combination(self) -> None:
+        if self.squeeze == "none" and self.context_levels:
+            raise ConfigError(
+                f"squeeze 'none' leaves nothing to join {self.context_levels} context levels with: "
+                "set context_levels=0, or choose a squeeze block"
+            )
+        if self.squeeze_count > 1 and (self.context_levels or self.squeeze == "none"):
+            raise ConfigError(
+                f"squeeze_count {self.squeeze_count} needs a squeeze block and context_levels=0, because each "
+                "repeat takes the width that the first one does"
+            )
+        if self.outward and not self.side_supervision:
+            raise ConfigError(
+                "outward=True needs side_supervision=True, because its labels are made of the side predictions; "
+                "set outward=False as well"
+            )
+        if self.norm == "group" and self.attention != "none" and self.attention_channels < 2:
+            raise ConfigError("norm 'group' cannot normalise a single channel: set attention_channels to 2 or more")
+
+
+# How the reference's configuration names the choices of the fields above.
+_REFERENCE_BLOCKS = {"BasicDecBlk": "basic", "ResBlk": "residual", "ASPP": "aspp", "ASPPDeformable": "deformable"}
+_REFERENCE_WIDTHS = {"fixed": "fixed", "adap": ADAPTIVE}
+_REFERENCE_REFINERS = {
+    "RefUNet": "refunet",
+    "Refiner": "refiner",
+    "RefinerPVTInChannels4": "refiner_pvt_in4",
+    "itself": "itself",
+}
+
+
+def _look_up(option: str, value: object, table: Mapping[str, str]) -> str:
+    """Translate a choice; the reference writes an empty text for none."""
+    if value == "" or value is None:
+        return "none"
+    if value not in table:
+        raise unknown_name(option, value, table)
+    return table[str(value)]
+
+
+def _squeeze_from(value: object) -> dict[str, Any]:
+    """Split "ResBlk_x4" into its kind and count."""
+    kind, _, count = str(value or "").partition("_x")
+    if count and not count.isdecimal():
+        raise ConfigError(f"squeeze_block {value!r}: write a block and a count, such as ResBlk_x4")
+    return {"squeeze": _look_up("squeeze_block", kind, _REFERENCE_BLOCKS), "squeeze_count": int(count or 1)}
+
+
+_REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "bb": lambda value: {"backbone": value},
+    "backbone": lambda value: {"backbone": value},
+    "mul_scl_ipt": lambda value: {"scale_fusion": _look_up("mul_scl_ipt", value, {"cat": "cat", "add": "add"})},
+    "cxt_num": lambda value: {"context_levels": value},
+    "squeeze_block": _squeeze_from,
+    "dec_blk": lambda value: {"decoder_block": _look_up("dec_blk", value, _REFERENCE_BLOCKS)},
+    "dec_att": lambda value: {"attention": _look_up("dec_att", value, _REFERENCE_BLOCKS)},
+    "dec_channels_inter": lambda value: (
+        {"decoder_channels": ADAPTIVE} if _look_up("dec_channels_inter", value, _REFERENCE_WIDTHS) == ADAPTIVE else {}
+    ),
+    "dec_ipt": lambda value: {} if value else {"inward": "none"},
+    "dec_ipt_split": lambda value: {"inward_split": bool(value)},
+    "ms_supervision": lambda value: {"side_supervision": bool(value)},
+    "out_ref": lambda value: {"outward": bool(value)},
+    "auxiliary_classification": lambda value: {"classes": REFERENCE_CLASSES if value else 0},
+    # Its batch norm gives way to identity when it trains on single images.
+    "batch_size": lambda value: {"norm": "none" if value == 1 else "batch"},
+    "refine": lambda value: {"kind": _look_up("refine", value, _REFERENCE_REFINERS) if value else None},
+    "scale": lambda value: {"scale": value},
+    "progressive_ref": lambda value: {"progressive": bool(value)},
+    "refine_iteration": lambda value: {"iterations": value},
+}
 
 
 @dataclass(frozen=True)
@@ -130,5 +351,4 @@ class InputSpec(_Json):
             raise ConfigError("InputSpec.mean and std must hold three numbers each")
         if min(self.std) <= 0:
             raise ConfigError("InputSpec.std must be above 0")
-        if self.resize not in RESIZES:
-            raise unknown_name("resize policy", self.resize, RESIZES)
+        _check_name("resize policy", self.resize, RESIZES)

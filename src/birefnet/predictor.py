@@ -1,39 +1,67 @@
 """From photos to mattes: preparation, a back end, and the way back to the photo's size."""
 
+import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
-from birefnet.imaging.io import Alpha, Photo, PhotoSource, read_photo
+from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
-from birefnet.imaging.postprocess import restore
-from birefnet.imaging.preprocess import prepare
+from birefnet.imaging.postprocess import agreement, restore, undecided
+from birefnet.imaging.preprocess import prepare, stretch
+from birefnet.imaging.tiling import cover, taper
+
+PATCHES = 4
+"""The most patches of a photo that go through the network together."""
+
+# A photo hardly larger than the input has no detail that the network has not seen.
+_WORTHWHILE = 1.25
+# How much closer each look is than the one before. Larger steps scored worse: see docs/log.md.
+_CLOSER = 2.0
+# The part of a patch's side over which it gives way to its neighbour.
+_MARGIN = 8
+# Rows blended at a time, so that a large photo needs few further copies.
+_STRIP = 512
 
 
 class Predictor:
     """Finds the foreground of photos of any size.
 
-    Args:
+    Attributes:
         engine: what runs the network.
         spec: how its weights want photos prepared.
+        refine: whether photos larger than the input get a closer look, unless a call says otherwise.
+        notes: remarks about how the model was loaded, a line each.
     """
 
-    def __init__(self, engine: Engine, spec: InputSpec) -> None:
+    def __init__(self, engine: Engine, spec: InputSpec, *, refine: bool = False, notes: Sequence[str] = ()) -> None:
         self.engine = engine
         self.spec = spec
+        self.refine = refine
+        self.notes = tuple(notes)
 
-    def predict(self, source: PhotoSource) -> Matte:
+    def predict(self, source: PhotoSource, *, refine: bool | None = None) -> Matte:
         """Find the foreground of a photo, at the photo's size. What is transparent in the photo itself stays so.
+
+        Args:
+            source: the photo.
+            refine: take closer looks at what is undecided in a photo that is larger than the network's input, patch by
+                patch; by default what the predictor was made for. Costs one more run for every few patches.
 
         Raises:
             ImageError: the photo cannot be read.
         """
-        return self.predict_many([source])[0]
+        return self.predict_many([source], refine=refine)[0]
 
-    def predict_many(self, sources: Sequence[PhotoSource]) -> list[Matte]:
+    def predict_many(self, sources: Sequence[PhotoSource], *, refine: bool | None = None) -> list[Matte]:
         """Find the foregrounds of several photos, of any sizes, in one run of the network.
+
+        Args:
+            sources: the photos.
+            refine: as in `predict`; the patches of each photo take further runs.
 
         Raises:
             ImageError: a photo cannot be read.
@@ -41,10 +69,78 @@ class Predictor:
         photos = [read_photo(source) for source in sources]
         if not photos:
             return []
+        refine = self.refine if refine is None else refine
         alphas = self.engine(np.stack([prepare(photo.rgb, self.spec) for photo in photos]))
-        return [self._matte(photo, alpha[0]) for photo, alpha in zip(photos, alphas, strict=True)]
+        return [self._matte(photo, alpha[0], refine) for photo, alpha in zip(photos, alphas, strict=True)]
 
-    def _matte(self, photo: Photo, alpha: Alpha) -> Matte:
+    def _matte(self, photo: Photo, coarse: Alpha, refine: bool) -> Matte:
         height, width, _ = photo.rgb.shape
-        restored = restore(alpha, (height, width), self.spec.resize)
-        return Matte(photo, restored if photo.opacity is None else restored * photo.opacity)
+        alpha = restore(coarse, (height, width), self.spec.resize)
+        if refine:
+            self._refine(photo.rgb, coarse, alpha)
+        return Matte(photo, alpha if photo.opacity is None else alpha * photo.opacity)
+
+    def _refine(self, rgb: RgbImage, coarse: Alpha, alpha: Alpha) -> None:
+        """Look closer and closer at what is undecided, down to the photo's own pixels, and improve `alpha` in place.
+
+        Each look about halves the part of the photo that the network sees at once, so that it is never far from what
+        the look before has settled. What the whole photo leaves decided stays as it is, to the last bit.
+        """
+        height, width = alpha.shape
+        finer = coarse
+        for size in looks((height, width), self.spec.size):
+            finer = self._look(rgb, finer, size)
+        if finer is coarse:
+            return
+        weight = _enlarge(undecided(coarse), (height, width))
+        for top in range(0, height, _STRIP):
+            part = alpha[top : top + _STRIP]
+            part += weight[top : top + _STRIP] * (finer[top : top + _STRIP] - part)
+            part.clip(0, 1, out=part)
+
+    def _look(self, rgb: RgbImage, coarse: Alpha, size: tuple[int, int]) -> Alpha:
+        """Find what is undecided in `coarse` again, in patches of the photo scaled to `size`.  (h, w) -> `size`."""
+        band = undecided(coarse)
+        before = restore(coarse, size, self.spec.resize)
+        after = before.copy()
+        weight = _enlarge(band, size)
+        photo = rgb if size == rgb.shape[:2] else stretch(rgb, size, self.spec.resize)
+        pitch = max(size[0] / coarse.shape[0], size[1] / coarse.shape[1])
+        margin = self.spec.size[0] // _MARGIN, self.spec.size[1] // _MARGIN
+        windows = cover(band > 0, size, self.spec.size, margin)
+        for start in range(0, len(windows), PATCHES):
+            batch = windows[start : start + PATCHES]
+            images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec) for window in batch]
+            for window, alpha in zip(batch, self.engine(np.stack(images)), strict=True):
+                part, context = after[window.part], before[window.part]
+                patch = restore(alpha[0], context.shape, self.spec.resize)
+                trust = weight[window.part] * taper(window, size, margin) * agreement(patch, context, pitch)
+                part += trust * (patch - part)
+        return after
+
+
+def looks(photo: tuple[int, int], network: tuple[int, int]) -> list[tuple[int, int]]:
+    """Sizes at which a photo is looked at again, patch by patch: each about twice the one before, the last its own.
+
+    Args:
+        photo: (H, W) of the photo.
+        network: (h, w) of the network's input, which the first look at the whole photo has.
+
+    Returns:
+        Sizes as (height, width); none for a photo hardly larger than the network's input.
+    """
+    ratio = max(photo[0] / network[0], photo[1] / network[1])
+    if ratio < _WORTHWHILE:
+        return []
+    count = max(1, math.ceil(math.log(ratio, _CLOSER) - 1e-9))
+    sizes = []
+    for step in range(1, count + 1):
+        scale = ratio ** (1 - step / count)
+        # A side on which the photo is no longer than the input has been seen whole already.
+        height, width = (max(round(a / scale), min(a, b)) for a, b in zip(photo, network, strict=True))
+        sizes.append((height, width))
+    return sizes
+
+
+def _enlarge(band: Alpha, size: tuple[int, int]) -> Alpha:
+    return np.asarray(cv2.resize(band, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)

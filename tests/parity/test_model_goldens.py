@@ -23,14 +23,14 @@ WITH_NUMBERS = [name for name in NAMES if (MODEL_GOLDENS / f"{name}.npz").exists
 
 def config_of(name: str) -> ModelConfig:
     case = read_json(MODEL_GOLDENS / f"{name}.json")
-    options = dict(case["options"])
-    attention = {"ASPPDeformable": "deformable", "ASPP": "dilated"}[options.pop("dec_att", "ASPPDeformable")]
-    assert not options
-    return ModelConfig(backbone=case["backbone"], attention=attention)
+    return ModelConfig.from_reference({"bb": case["backbone"], **case["options"]})
 
 
 def test_there_are_goldens_of_both_families_and_modes() -> None:
-    assert {config_of(name).backbone for name in WITH_NUMBERS} >= {"swin_v1_t", "swin_v1_l", "pvt_v2_b0", "pvt_v2_b2"}
+    assert {config_of(name).backbone for name in WITH_NUMBERS} >= {
+        *("swin_v1_t", "swin_v1_l", "pvt_v2_b0", "pvt_v2_b2"),
+        *("vgg16", "vgg16bn", "resnet50", "dino_v3_s"),
+    }
     assert {read_json(MODEL_GOLDENS / f"{name}.json")["mode"] for name in WITH_NUMBERS} == {"eval", "train"}
 
 
@@ -68,6 +68,8 @@ def run_all_depths(model: BiRefNet, image: Tensor, mode: str) -> dict[str, np.nd
     else:
         out = model.forward_train(image)
         values["pred_3"] = out.logits.numpy()
+        if out.class_logits is not None:
+            values["class_logits"] = out.class_logits.numpy()
         for i, level in enumerate((4, 3, 2)):
             values[f"pred_{i}"] = out.side_logits[i].numpy()
             values[f"gdt_pred_{level}"] = out.gradient_logits[i].numpy()
@@ -86,6 +88,6 @@ def test_every_recorded_depth_equals_the_reference(name: str) -> None:
         expected["gradient_loss"] = np.float32(case["gradient_loss"])
     actual = run_all_depths(golden_model(config_of(name)), golden_input(case["input"]), case["mode"])
     errors = {key: relative_error(actual[key], value) for key, value in expected.items()}
-    assert len(errors) >= 10
+    assert len(errors) >= 5
     print(f"{name}: {len(errors)} arrays, largest relative error {max(errors.values()):.1e}")  # noqa: T201 - for docs
     assert {key: error for key, error in errors.items() if error >= TOLERANCE} == {}

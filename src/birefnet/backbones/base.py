@@ -25,11 +25,14 @@ class Backbone(nn.Module, ABC):
         channels: channels of the four maps, in the order in which they are returned.
         strides: size of the input divided by the size of each map.
         min_side: the smallest side of an image that can be encoded.
+        frozen: its weights are not trained: the network keeps them as they are, without gradients, and the backbone
+            in evaluation mode.
     """
 
     channels: tuple[int, int, int, int]
     strides: tuple[int, int, int, int] = (4, 8, 16, 32)
     min_side: int = 1
+    frozen: bool = False
 
     @abstractmethod
     def forward(self, image: Tensor) -> Pyramid:

@@ -133,6 +133,7 @@ class PvtV2(Backbone):
         depths: blocks per stage.
         ratios: expansion of the MLP per stage.
         drop_path: stochastic depth of the last block; earlier blocks get a linear share.
+        in_channels: channels of the image.
     """
 
     min_side = 4 * REDUCTIONS[0]  # the first stage's keys come from patches of 8 x 8 tokens, of 4 x 4 pixels each
@@ -143,15 +144,14 @@ class PvtV2(Backbone):
         widths: tuple[int, int, int, int] = (64, 128, 320, 512),
         ratios: tuple[int, int, int, int] = (8, 8, 4, 4),
         drop_path: float = 0.1,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.channels = widths
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.stages = nn.ModuleList(
-            PvtStage(
-                widths[i - 1] if i else 3, widths[i], HEADS[i], REDUCTIONS[i], ratios[i], rate.tolist(), first=i == 0
-            )
-            for i, rate in enumerate(rates)
+            PvtStage(inputs, widths[i], HEADS[i], REDUCTIONS[i], ratios[i], rate.tolist(), first=i == 0)
+            for i, (inputs, rate) in enumerate(zip((in_channels, *widths[:-1]), rates, strict=True))
         )
         self.apply(self._init_weights)
 
@@ -168,7 +168,7 @@ class PvtV2(Backbone):
             nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Pyramid:
-        """Encode an image of any size.  (B, 3, H, W) -> four maps at strides 4, 8, 16, 32."""
+        """Encode an image of any size.  (B, in_channels, H, W) -> four maps at strides 4, 8, 16, 32."""
         return run_stages(self.stages, image)
 
 

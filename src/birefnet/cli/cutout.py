@@ -24,9 +24,11 @@ from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_pho
 from birefnet.imaging.matte import Matte, parse_colour
 from birefnet.loading import ENGINES, load
 from birefnet.predictor import Predictor
+from birefnet.tasks import TASKS, choose_model
 
 STREAM = "-"
 KINDS = ("cutout", "mask", "composite", "trimap")
+DEFAULT_MODEL = "nano"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Finish:
     kind: str
     background: str | Image.Image | None
     crop: int | None
+    levels: tuple[float, float] | None
     threshold: float | None
     feather: float
     grow: int
@@ -43,6 +46,8 @@ class Finish:
 
     def __call__(self, matte: Matte) -> Image.Image:
         """Change the alpha, then cut to the box, then make the image."""
+        if self.levels is not None:
+            matte = matte.levels(*self.levels)
         if self.threshold is not None:
             matte = matte.harden(self.threshold)
         matte = matte.grow(self.grow).feather(self.feather)
@@ -61,7 +66,10 @@ class Finish:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
-    "--model", default="nano", show_default=True, metavar="NAME", help="Model to use, one that comes with the package."
+    "--model",
+    metavar="NAME",
+    help="Model to use: one that comes with the package, a published one ('birefnet models list') or OWNER/REPOSITORY "
+    f"on the Hugging Face hub.  [default: that of --task, else {DEFAULT_MODEL}]",
 )
 @click.option(
     "--weights",
@@ -69,6 +77,12 @@ class Finish:
     metavar="FILE",
     help="Weights to use in place of --model, .safetensors, .pth or .onnx.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    help="What the photos are cut out for: chooses the model, and how its alpha is treated where no option says so.",
+)
+@click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only.")
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
@@ -106,10 +120,25 @@ class Finish:
     metavar="[MARGIN]",
     help="Cut to the object's box, with a margin in pixels.",
 )
+@click.option(
+    "--levels",
+    nargs=2,
+    type=click.FloatRange(0, 1),
+    metavar="LOW HIGH",
+    help="Make alpha 0 up to LOW and 1 from HIGH on, so that half-transparent insides become solid.",
+)
 @click.option("--threshold", type=click.FloatRange(0, 1), metavar="T", help="Make alpha 1 from T on, and 0 below.")
 @click.option("--feather", type=click.FloatRange(min=0), default=0.0, metavar="PX", help="Soften the edge.")
 @click.option("--grow", type=click.IntRange(-1000, 1000), default=0, metavar="PX", help="Move the edge outward.")
-@click.option("--no-decontaminate", is_flag=True, help="Keep the photo's colours at soft edges.")
+@click.option(
+    "--decontaminate/--no-decontaminate",
+    default=None,
+    help="Show the object's own colours at soft edges, or keep the photo's.  [default: decontaminate, except for "
+    "--task cod]",
+)
+@click.option(
+    "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
+)
 @click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, metavar="N", help="Photos a run of the network.")
@@ -122,18 +151,22 @@ class Finish:
 @click.option("--watch", "watching", is_flag=True, help="Go on with new photos in a folder until stopped by Ctrl-C.")
 def cutout(
     inputs: tuple[str, ...],
-    model: str,
+    model: str | None,
     weights: Path | None,
+    task: str | None,
+    accept_licence: bool,
     engine: str,
     kind: str,
     output: str | None,
     form: str | None,
     background: str | None,
     crop: int | None,
+    levels: tuple[float, float] | None,
     threshold: float | None,
     feather: float,
     grow: int,
-    no_decontaminate: bool,
+    decontaminate: bool | None,
+    refine: bool,
     size: int | None,
     device: str,
     batch_size: int,
@@ -157,27 +190,36 @@ def cutout(
         raise click.UsageError("--watch takes one folder")
     if STREAM in (*inputs, output) and len(inputs) > 1:
         raise click.UsageError(f"{STREAM} stands for a single photo; name no other beside it")
+    if levels is not None and levels[0] >= levels[1]:
+        raise click.UsageError(f"--levels {levels[0]:g} {levels[1]:g}: the lower one comes first")
+    preset = TASKS["general" if task is None else task]
+    if levels is None and threshold is None:  # either says what the alpha is to be, in place of both of the task's
+        levels, threshold = preset.levels, preset.threshold
+    if decontaminate is None:
+        decontaminate = preset.decontaminate
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is what counts
     suffix = f".{form or 'png'}"
     try:
         behind = None if background is None else read_background(background)
-        finish = Finish(kind, behind, crop, threshold, feather, grow, not no_decontaminate)
+        finish = Finish(kind, behind, crop, levels, threshold, feather, grow, decontaminate)
+        chosen = choose_model(task, model=model, weights=weights, default=DEFAULT_MODEL)
+
+        def ready() -> Predictor:
+            predictor = load(chosen, engine=engine, size=size, device=device, accept_licence=accept_licence)
+            predictor.refine = refine
+            for note in predictor.notes:
+                click.echo(note, err=True)
+            return predictor
+
         if STREAM in (*inputs, output):
             target = None if output in (None, STREAM) else Path(output)
             check_suffix(target or suffix, transparent=kind == "cutout")
-            cut_stream(
-                inputs[0],
-                target,
-                suffix,
-                load(weights or model, engine=engine, size=size, device=device),
-                finish,
-                max_pixels,
-            )
+            cut_stream(inputs[0], target, suffix, ready(), finish, max_pixels)
             return
         planned = [] if watching else plan(inputs, output, kind=kind, suffix=suffix)
         for job in planned:
             check_suffix(job.target, transparent=kind == "cutout")
-        predictor = load(weights or model, engine=engine, size=size, device=device)
+        predictor = ready()
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
     carry_out = partial(

@@ -17,7 +17,7 @@ from birefnet.engines.onnx_engine import INPUT, METADATA_KEY, OUTPUT, OnnxEngine
 from birefnet.engines.torch_engine import TorchEngine
 from birefnet.errors import OutputError
 from birefnet.model import BiRefNet
-from birefnet.model.birefnet import GRID
+from birefnet.model.decoder import GRID
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -44,7 +44,7 @@ def export_onnx(model: BiRefNet, path: str | Path, *, half: bool = False) -> flo
     hold the input's preparation and say what the output is.
 
     Args:
-        model: the network; dilated attention only, as deformable convolution has no exporter yet.
+        model: the network; no deformable attention, as deformable convolution has no exporter yet.
         path: where to, ending in `.onnx`.
         half: store the weights as float16, half the size; they are computed with as float32.
 
@@ -58,7 +58,7 @@ def export_onnx(model: BiRefNet, path: str | Path, *, half: bool = False) -> flo
     path = Path(path)
     for library in ("onnx", "onnxscript"):
         require(library, extra="export")
-    if model.config.attention != "dilated":
+    if "deformable" in (model.config.attention, model.config.squeeze):
         raise OutputError(f"{path}: deformable attention cannot be exported to ONNX yet")
     graph = _trace(model)
     _strip_notes(graph)

@@ -116,6 +116,19 @@ class Matte:
         """Make alpha 1 where it is at least `threshold` and 0 elsewhere."""
         return replace(self, alpha=(self.alpha >= threshold).astype(np.float32))
 
+    def levels(self, low: float, high: float) -> "Matte":
+        """Make alpha 0 up to `low` and 1 from `high` on, and stretch what lies between.
+
+        Makes half-transparent insides solid and a faint haze vanish, where `harden` would also cut the soft edge.
+
+        Raises:
+            InputError: not 0 <= `low` < `high` <= 1.
+        """
+        if not 0 <= low < high <= 1:
+            raise InputError(f"levels {low:g} {high:g}: must be two numbers from 0 to 1, the lower one first")
+        stretched = (self.alpha - np.float32(low)) / np.float32(high - low)
+        return replace(self, alpha=stretched.clip(0, 1))
+
     def feather(self, pixels: float) -> "Matte":
         """Soften the edge by a Gaussian of this standard deviation."""
         if pixels <= 0:

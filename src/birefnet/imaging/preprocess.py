@@ -11,11 +11,14 @@ from birefnet.imaging.io import RgbImage
 
 def prepare(image: RgbImage, spec: InputSpec) -> NDArray[np.float32]:
     """Stretch a photo to the input size and normalise it.  (H, W, 3) uint8 -> (3, *spec.size) float32."""
-    height, width = spec.size
-    if spec.resize == "pil_bilinear":
-        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    else:
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    scaled = resized.astype(np.float32) / np.float32(255)
+    scaled = stretch(image, spec.size, spec.resize).astype(np.float32) / np.float32(255)
     normalised = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def stretch(image: RgbImage, size: tuple[int, int], resize: str) -> RgbImage:
+    """Change the size of a photo by a policy of `InputSpec`.  (H, W, 3) uint8 -> (*size, 3) uint8."""
+    height, width = size
+    if resize == "pil_bilinear":
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,5 +1,8 @@
-"""The network itself: encoder, decoder and the whole of BiRefNet."""
+"""The network itself: encoder, decoder, the whole of BiRefNet, and how it is saved and loaded."""
 
 from birefnet.model.birefnet import BiRefNet, TrainOutput
 
-__all__ = ["BiRefNet", "TrainOutput"]
+__all__ = ["BiRefNet", "TrainOutput", "load_model", "save_model"]
+
+load_model = BiRefNet.load
+save_model = BiRefNet.save

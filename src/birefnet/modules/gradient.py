@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birefnet._extras import require
+from birefnet.modules.norm import NormBuilder
 from birefnet.modules.resize import resize, size_of
 
 
@@ -33,12 +34,13 @@ class OutwardReference(nn.Module):
     Args:
         in_channels: channels of the decoder map.
         channels: channels of the gradient features.
+        norm: builder of the normalisation.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, norm: NormBuilder = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = norm(channels)
         self.prediction = nn.Conv2d(channels, 1, 1)
         self.attention = nn.Conv2d(channels, 1, 1)
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from birefnet.modules.resize import resize
+
 
 def image_to_patches(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut an image into a grid of contiguous cells and stack the cells as channels.
@@ -17,20 +19,23 @@ def image_to_patches(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class InwardReference(nn.Module):
-    """Two 3x3 convolutions, linear together, of the image cut into patches.
+    """Two 3x3 convolutions, linear together, of the image at the size of a map (BiRefNet, section 3.3).
 
     Args:
         stride: size of the image divided by the size of the maps to make.
         hidden_channels: channels between the convolutions.
         out_channels: channels of the result.
+        whole: resize the image instead of cutting it into patches.
     """
 
-    def __init__(self, stride: int, hidden_channels: int, out_channels: int) -> None:
+    def __init__(self, stride: int, hidden_channels: int, out_channels: int, *, whole: bool = False) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(3 * stride * stride, hidden_channels, 3, padding=1)
+        self.whole = whole
+        self.conv_in = nn.Conv2d(3 if whole else 3 * stride * stride, hidden_channels, 3, padding=1)
         self.conv_out = nn.Conv2d(hidden_channels, out_channels, 3, padding=1)
 
     def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Show the image at the size of a map.  (B, 3, stride * h, stride * w) -> (B, out_channels, h, w)."""
-        reference: Tensor = self.conv_out(self.conv_in(image_to_patches(image, size)))
+        view = resize(image, size) if self.whole else image_to_patches(image, size)
+        reference: Tensor = self.conv_out(self.conv_in(view))
         return reference

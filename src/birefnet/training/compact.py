@@ -30,7 +30,6 @@ from birefnet.training.feed import Batches, Feed
 from birefnet.training.log import Clock, Interval, Log
 from birefnet.training.schedule import Recipe, decay_at, rate_at
 from birefnet.training.validation import validate
-from birefnet.weights import load_weights, save_model
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -48,7 +47,7 @@ def nano_config() -> ModelConfig:
     """Return the small network that trains on a CPU."""
     return ModelConfig(
         backbone="mobilenet_v4_s",
-        attention="dilated",
+        attention="aspp",
         decoder_channels=32,
         attention_channels=32,
         inward_channels=8,
@@ -104,9 +103,10 @@ def total_loss(output: TrainOutput, batch: Batch, recipe: Recipe) -> dict[str, T
     The final logits are compared at full resolution, the side logits at their own, against the truth averaged over
     their cells: the window of the SSIM over three more full-size outputs would cost an eighth of a step.
     """
-    outputs = (output.logits, *output.side_logits)
+    outputs = (output.logits, *output.earlier_logits, *output.side_logits)
     terms = pixel_losses(outputs, batch.target, PixelWeights(iou=recipe.iou_weight), batch.valid, compare_at="output")
-    terms["gradient"] = recipe.gradient_weight * gradient_loss(output.gradient_logits, output.gradient_labels)
+    if output.gradient_logits:
+        terms["gradient"] = recipe.gradient_weight * gradient_loss(output.gradient_logits, output.gradient_labels)
     return terms
 
 
@@ -184,7 +184,7 @@ def train(
                 save_checkpoint(checkpoint, state, recipe)
                 saved = now
         save_checkpoint(checkpoint, state, recipe)
-        save_model(state.averaged, run / WEIGHTS)
+        state.averaged.save(run / WEIGHTS)
     return ending
 
 
@@ -254,7 +254,7 @@ def _start(config: ModelConfig, recipe: Recipe, options: Options, device: torch.
     torch.manual_seed(recipe.seed)
     model = BiRefNet.from_config(config, InputSpec(size=(options.val_size, options.val_size)))
     if init:
-        load_weights(model, init)
+        model.load_weights(init)
     # Channels last is what a CPU's and a GPU's convolutions are fastest with.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = deepcopy(model).eval().requires_grad_(False)

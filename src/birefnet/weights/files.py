@@ -5,8 +5,9 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -23,10 +24,14 @@ PICKLES = (".pth", ".pt")
 _CODE = re.compile(r"GLOBAL|Unsupported class|allowed|reduce|callable|torchscript", re.IGNORECASE)
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path, entries: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read all tensors of a `.safetensors` or `.pth` file, and the metadata of the former.
 
     The format is told by the file's first bytes, not by its name.
+
+    Args:
+        path: the file.
+        entries: names below which a `.pth` file may hold its state dict, instead of being one; exactly one of them.
 
     Raises:
         WeightsError: the file is missing, damaged, holds anything but plain tensors, or is of another kind.
@@ -48,7 +53,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
             tensors, metadata = _read_safetensors(path)
         elif start.startswith((b"PK", b"\x80")):
-            tensors = _read_pickle(path)
+            tensors = _read_pickle(path, entries)
         else:
             raise WeightsError(f"{path}: neither a .safetensors nor a .pth file (or cut off at its start)")
     for key, tensor in tensors.items():
@@ -67,7 +72,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _damaged(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, entries: Sequence[str]) -> dict[str, Tensor]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -86,11 +91,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged archive or pickle can raise anything
         raise _damaged(path, error) from error
-    if not isinstance(content, Mapping) or not all(
+    if _is_state_dict(content):
+        return dict(content)
+    nested = [content[entry] for entry in entries if entry in content] if isinstance(content, Mapping) else []
+    if len(nested) == 1 and _is_state_dict(nested[0]):
+        return dict(nested[0])
+    below = f", itself or below {' or '.join(map(repr, entries))}" if entries else ""
+    raise WeightsError(f"{path}: not a state dict, which maps names to tensors and holds nothing else{below}")
+
+
+def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(content, Mapping) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise WeightsError(f"{path}: not a state dict, which maps names to tensors and holds nothing else")
-    return dict(content)
+    )
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:

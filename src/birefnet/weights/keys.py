@@ -37,9 +37,37 @@ _PVT_V2: Pairs = tuple(
         (f"stages.{i}.norm.", f"norm{i + 1}."),
     )
 )
-# The reference has no such backbone, so its names are our own.
+# Layers of the original's one list, cut where a map is taken.
+_VGG: Pairs = tuple((f"stages.{i}.", f"conv{i + 1}.") for i in range(4))
+_BOTTLENECK: Pairs = (
+    *((f"norm{i}.", f"bn{i}.") for i in (1, 2, 3)),
+    ("shortcut.", "downsample."),
+    ("", ""),
+)
+_RESNET: Pairs = (
+    *_below("stages.0.{}.", "conv1.4.{}.", _BOTTLENECK),
+    *(pair for i in (1, 2, 3) for pair in _below(f"stages.{i}.{{}}.", f"conv{i + 1}.{{}}.", _BOTTLENECK)),
+    ("stem.", "conv1."),
+)
+_DINO_V3: Pairs = (
+    ("register_tokens", "model.reg_token"),
+    ("patch_embed.", "model.patch_embed.proj."),
+    ("blocks.{}.layer_scale1", "model.blocks.{}.gamma_1"),
+    ("blocks.{}.layer_scale2", "model.blocks.{}.gamma_2"),
+    ("blocks.{}.mlp.gate.", "model.blocks.{}.mlp.fc1_g."),
+    ("blocks.{}.mlp.value.", "model.blocks.{}.mlp.fc1_x."),
+    ("", "model."),
+)
+# A backbone that the reference lacks, or of the user's own: the names are those in memory.
 _SAME: Pairs = (("", ""),)
-_BACKBONES: dict[str, Pairs] = {"swin_v1": _SWIN_V1, "pvt_v2": _PVT_V2, "mobilenet_v4": _SAME}
+_BACKBONES: dict[str, Pairs] = {
+    "swin_v1": _SWIN_V1,
+    "pvt_v2": _PVT_V2,
+    "vgg": _VGG,
+    "resnet": _RESNET,
+    "dino_v3": _DINO_V3,
+}
+"""By the start of a backbone's name."""
 
 _DEFORMABLE_BRANCH: Pairs = (
     ("conv.offset_conv.", "atrous_conv.offset_conv."),
@@ -50,26 +78,32 @@ _DEFORMABLE_BRANCH: Pairs = (
 _DILATED_BRANCH: Pairs = (("conv.", "atrous_conv."), ("norm.", "bn."))
 _BRANCHES: dict[str, tuple[Pairs, tuple[str, ...]]] = {
     "deformable": (_DEFORMABLE_BRANCH, ("aspp1.", *(f"aspp_deforms.{i}." for i in range(3)))),
-    "dilated": (_DILATED_BRANCH, ("aspp1.", "aspp2.", "aspp3.", "aspp4.")),
+    "aspp": (_DILATED_BRANCH, ("aspp1.", "aspp2.", "aspp3.", "aspp4.")),
 }
 
 
-def _decoder_block(attention: str) -> Pairs:
-    branch, names = _BRANCHES[attention]
-    branches = tuple(pair for i, name in enumerate(names) for pair in _below(f"branches.{i}.", name, branch))
-    pyramid: Pairs = (
-        *branches,
+def _attention(kind: str) -> Pairs:
+    if kind not in _BRANCHES:
+        return ()
+    branch, names = _BRANCHES[kind]
+    return (
+        *(pair for i, name in enumerate(names) for pair in _below(f"branches.{i}.", name, branch)),
         ("pool.conv.", "global_avg_pool.1."),
         ("pool.norm.", "global_avg_pool.2."),
         ("project.", "conv1."),
         ("norm.", "bn1."),
     )
+
+
+def _decoder_block(attention: str) -> Pairs:
     return (
         ("conv_in.", "conv_in."),
         ("norm_in.", "bn_in."),
-        *_below("attention.", "dec_att.", pyramid),
+        *_below("attention.", "dec_att.", _attention(attention)),
         ("conv_out.", "conv_out."),
         ("norm_out.", "bn_out."),
+        ("shortcut.", "conv_resi."),
+        *_SAME,
     )
 
 
@@ -89,19 +123,74 @@ def _decoder_stage(index: int, block: Pairs) -> Pairs:
     )
 
 
-def _pairs(family: str, attention: str) -> Pairs:
-    block = _decoder_block(attention)
-    decoder: Pairs = (
+def _decoder(block: Pairs) -> Pairs:
+    return (
         *(pair for i in range(4) for pair in _decoder_stage(i, block)),
+        *((f"neck.{i}.", f"pyramid_neck_x{i + 1}.") for i in range(4)),
         ("inward.conv_in.", "ipt_blk1.conv1."),
         ("inward.conv_out.", "ipt_blk1.conv_out."),
         ("head.", "conv_out1.0."),
+        *_SAME,
     )
+
+
+_STEM: Pairs = (
+    ("conv_in.", "conv1."),
+    ("norm_in.", "norm1.0."),
+    ("conv_out.", "conv2."),
+    ("norm_out.", "norm2.0."),
+)
+
+# Its first encoder is conv, conv, norm; the others are pool, conv, norm: convolution and norm are at 1 and 2 in all.
+_REFUNET: Pairs = (
+    ("stem.", "encoder_1.0."),
+    *(
+        pair
+        for i in range(4)
+        for pair in (
+            (f"encoders.{i}.conv.", f"encoder_{i + 1}.1."),
+            (f"encoders.{i}.norm.", f"encoder_{i + 1}.2."),
+            (f"decoders.{i}.conv.", f"decoder_{4 - i}.0."),
+            (f"decoders.{i}.norm.", f"decoder_{4 - i}.1."),
+        )
+    ),
+    ("bottom.conv.", "decoder_5.0."),
+    ("bottom.norm.", "decoder_5.1."),
+    ("head.", "conv_d0."),
+)
+
+
+def _pairs(config: ModelConfig) -> Pairs:
+    block = _decoder_block(config.attention)
+    squeeze = block if config.squeeze in ("basic", "residual") else _attention(config.squeeze) + _SAME
     return (
-        *_below("encoder.backbone.", "bb.", _BACKBONES[family]),
-        *_below("encoder.squeeze.{}.", "squeeze_module.{}.", block),
-        *_below("decoder.", "decoder.", decoder),
+        *_below("encoder.backbone.", "bb.", _backbone(config.backbone)),
+        *_below("encoder.squeeze.{}.", "squeeze_module.{}.", _SAME if "squeeze" in config.custom else squeeze),
+        *_below("decoder.", "decoder.", _SAME if "decoder" in config.custom else _decoder(block)),
+        ("class_head.", "cls_head.0."),
+        *_refinement(config, block),
     )
+
+
+def _backbone(name: str) -> Pairs:
+    return next((pairs for family, pairs in _BACKBONES.items() if name.startswith(family)), _SAME)
+
+
+def _refinement(config: ModelConfig, block: Pairs) -> Pairs:
+    if config.refiner is None:
+        return ()
+    if config.refiner.kind == "itself":
+        return _below("refinement.refiner.", "stem_layer.", _STEM)
+    refiner = _REFUNET
+    if config.refiner.kind != "refunet":
+        refiner = (
+            *_below("stem.", "stem_layer.", _STEM),
+            *_below("backbone.", "bb.", _backbone(config.refiner.backbone)),
+            # Without the number that the network's own squeeze module has.
+            *_below("squeeze.", "squeeze_module.", block),
+            *_below("decoder.", "decoder.", _decoder(block)),
+        )
+    return _below("refinement.refiner.", "refiner.", refiner)
 
 
 @dataclass(frozen=True)
@@ -127,8 +216,7 @@ class KeyMap:
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        family = config.backbone.rpartition("_")[0]
-        pairs = _pairs(family, config.attention)
+        pairs = _pairs(config)
         self._to_reference = [_Rule.make(ours, theirs) for ours, theirs in pairs]
         self._from_reference = [_Rule.make(theirs, ours) for ours, theirs in pairs]
 

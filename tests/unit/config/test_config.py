@@ -8,7 +8,7 @@ from birefnet.errors import ConfigError
 
 
 def test_configurations_survive_json() -> None:
-    config = ModelConfig(backbone="pvt_v2_b0", attention="dilated", decoder_channels=24)
+    config = ModelConfig(backbone="pvt_v2_b0", attention="aspp", decoder_channels=24)
     assert ModelConfig.from_dict(config.to_dict()) == config
     spec = InputSpec(size=(256, 320))
     assert InputSpec.from_dict(spec.to_dict()) == spec

@@ -17,8 +17,7 @@ from birefnet import load_model, save_model
 from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import OutputError, WeightsError
 from birefnet.model import BiRefNet
-from birefnet.weights import load_weights
-from birefnet.weights.load import MismatchError
+from birefnet.weights.checkpoint import MismatchError
 from support import GOLDENS, TINY, golden_input, golden_model, golden_state, relative_error, tiny_model
 
 SWIN_T = ModelConfig(backbone="swin_v1_t")
@@ -83,7 +82,7 @@ def test_a_golden_file_loads_strictly_and_gives_the_golden_logits(
     [
         ModelConfig(backbone="pvt_v2_b0"),
         ModelConfig(backbone="pvt_v2_b1", decoder_channels=16, attention_channels=8, inward_channels=12),
-        ModelConfig(backbone="swin_v1_s", attention="dilated"),
+        ModelConfig(backbone="swin_v1_s", attention="aspp"),
         TINY,
     ],
 )
@@ -205,7 +204,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused_and_nothing_is_loaded(
     key = "decoder.conv_ms_spvn_3.weight"
     assert state[key].shape == replacement.shape
     torch.save({**state, key: replacement}, path)
-    for attempt in (lambda: load_model(path), lambda: load_weights(model, path)):
+    for attempt in (lambda: load_model(path), lambda: model.load_weights(path)):
         with pytest.raises(WeightsError) as error:
             attempt()
         assert key in one_line(error, path)
@@ -319,7 +318,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(swin_state: dict[str,
     broken["bb.norm0.weight"] = torch.zeros(5)
     broken["bb.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
     torch.save(broken, path)
-    for attempt in (lambda: load_model(path), lambda: load_weights(model, path)):
+    for attempt in (lambda: load_model(path), lambda: model.load_weights(path)):
         with pytest.raises(MismatchError) as error:
             attempt()
         message = one_line(error, path)
@@ -348,7 +347,7 @@ def test_our_own_names_on_disk_are_not_accepted(tmp_path: Path) -> None:
     path = tmp_path / "ours.pth"
     torch.save(model.state_dict(), path)
     with pytest.raises(WeightsError):
-        load_weights(model, path)
+        model.load_weights(path)
 
 
 def test_the_same_key_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
