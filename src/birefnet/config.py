@@ -272,7 +272,8 @@ class ModelConfig(_Json):
 
 
 # How the reference's configuration names the choices of the fields above.
-_REFERENCE_BLOCKS = {"BasicDecBlk": "basic", "ResBlk": "residual", "ASPP": "aspp", "ASPPDeformable": "deformable"}
+_REFERENCE_BLOCKS = {"BasicDecBlk": "basic", "ResBlk": "residual"}
+_REFERENCE_ATTENTIONS = {"ASPP": "aspp", "ASPPDeformable": "deformable"}
 _REFERENCE_WIDTHS = {"fixed": "fixed", "adap": ADAPTIVE}
 _REFERENCE_REFINERS = {
     "RefUNet": "refunet",
@@ -296,7 +297,10 @@ def _squeeze_from(value: object) -> dict[str, Any]:
     kind, _, count = str(value or "").partition("_x")
     if count and not count.isdecimal():
         raise ConfigError(f"squeeze_block {value!r}: write a block and a count, such as ResBlk_x4")
-    return {"squeeze": _look_up("squeeze_block", kind, _REFERENCE_BLOCKS), "squeeze_count": int(count or 1)}
+    return {
+        "squeeze": _look_up("squeeze_block", kind, _REFERENCE_BLOCKS | _REFERENCE_ATTENTIONS),
+        "squeeze_count": int(count or 1),
+    }
 
 
 _REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -306,7 +310,7 @@ _REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "cxt_num": lambda value: {"context_levels": value},
     "squeeze_block": _squeeze_from,
     "dec_blk": lambda value: {"decoder_block": _look_up("dec_blk", value, _REFERENCE_BLOCKS)},
-    "dec_att": lambda value: {"attention": _look_up("dec_att", value, _REFERENCE_BLOCKS)},
+    "dec_att": lambda value: {"attention": _look_up("dec_att", value, _REFERENCE_ATTENTIONS)},
     "dec_channels_inter": lambda value: (
         {"decoder_channels": ADAPTIVE} if _look_up("dec_channels_inter", value, _REFERENCE_WIDTHS) == ADAPTIVE else {}
     ),

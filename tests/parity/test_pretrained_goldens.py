@@ -69,13 +69,13 @@ def swin_original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def pvt_original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename timm's PVTv2 to the names of its authors."""
-    rules = (
-        (r"^patch_embed\.", lambda m: "patch_embed1."),
-        (r"^stages\.(\d)\.downsample\.", lambda m: f"patch_embed{int(m[1]) + 1}."),
-        (r"^stages\.(\d)\.blocks\.", lambda m: f"block{int(m[1]) + 1}."),
-        (r"^stages\.(\d)\.norm\.", lambda m: f"norm{int(m[1]) + 1}."),
-        (r"\.mlp\.dwconv\.", lambda m: ".mlp.dwconv.dwconv."),
-    )
+    rules = [(r"^patch_embed\.", "patch_embed1."), (r"\.mlp\.dwconv\.", ".mlp.dwconv.dwconv.")]
+    for i in range(4):
+        rules += [
+            (rf"^stages\.{i}\.downsample\.", f"patch_embed{i + 1}."),
+            (rf"^stages\.{i}\.blocks\.", f"block{i + 1}."),
+            (rf"^stages\.{i}\.norm\.", f"norm{i + 1}."),
+        ]
     renamed = {}
     for key, tensor in tensors.items():
         for pattern, replacement in rules:
@@ -148,8 +148,7 @@ def test_features_equal_timms(name: str) -> None:
     assert {key: error for key, error in errors.items() if error >= TOLERANCE} == {}
 
 
-@pytest.mark.parametrize("entry", ["model", "state_dict", None])
-@pytest.mark.parametrize("name", ["swin_v1_t", "pvt_v2_b0"])
+@pytest.mark.parametrize(("name", "entry"), [("swin_v1_t", "model"), ("pvt_v2_b0", None), ("pvt_v2_b0", "state_dict")])
 def test_original_files_load_to_the_same_state_as_timms(name: str, entry: str | None, tmp_path: Path) -> None:
     tensors = timm_tensors(name)
     original = swin_original(tensors) if name == "swin_v1_t" else pvt_original(tensors)
@@ -249,7 +248,7 @@ def test_a_whole_network_is_told_from_a_backbone() -> None:
 
 
 def test_a_backbone_without_pretrained_files_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown pretrained backbone 'mobilenet_v4_s'.*resnet50"):
+    with pytest.raises(ConfigError, match=r"unknown pretrained backbone 'mobilenet_v4_s'.*resnet50"):
         convert_backbone("mobilenet_v4_s", {}, SOURCE)
 
 

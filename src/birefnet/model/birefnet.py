@@ -30,6 +30,8 @@ from birefnet.weights.pretrained import PRETRAINED, load_backbone
 NECK: Channels = (192, 384, 768, 1536)
 """Widths, those of Swin-L, that the maps of a backbone with other strides than 4, 8, 16, 32 are brought to."""
 
+DINO_V3_TERMS = "the weights of DINOv3 are under the DINOv3 licence: read it where they are published before you use them"
+
 BackboneBuilder = Callable[[], Backbone]
 DecoderBuilder = Callable[[Channels], DecoderLike]
 """Builds a decoder from the channels of the encoder's maps, shallow to deep."""
@@ -197,7 +199,12 @@ class BiRefNet(Stored):
                     "or give a file: pretrained_backbone='weights.pth'"
                 )
             source = fetch_file(PRETRAINED[name], "model.safetensors")
-        load_backbone(self.encoder.backbone, name, Path(source))
+        anew = load_backbone(self.encoder.backbone, name, Path(source))
+        self.notes = (f"backbone {name} is pretrained, from {source}", *self.notes)
+        if anew:
+            self.notes += (f"{len(anew)} tensors of it are in no such file and start anew: {', '.join(anew)}",)
+        if name.startswith("dino_v3"):
+            self.notes += (DINO_V3_TERMS,)
 
     def _check(self, image: Tensor) -> None:
         """Refuse what the network cannot take, before a layer deep inside does."""

@@ -178,7 +178,7 @@ class Stored(nn.Module, ABC):
         """Save to a repository of the hub, "owner/name", which is created if need be; returns its address.
 
         Raises:
-            OutputError: the hub cannot be reached or refuses; the message says what to do.
+            WeightsError: the hub cannot be reached or refuses; the message says what to do.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype=dtype)

@@ -21,7 +21,8 @@ class AsppBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the branch."""
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        # Without a norm this is the convolution's own output, which the deformable one does not let be changed.
+        return F.relu(self.norm(self.conv(x)), inplace=not isinstance(self.norm, nn.Identity))
 
 
 class Aspp(nn.Module):

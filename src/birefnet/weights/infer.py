@@ -19,6 +19,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCKS = tuple(f"decoder.decoder_block{level}." for level in (4, 3, 2, 1))
 
+# Keys that every backbone of a family has on disk, so that only few have to be built to be compared.
+_MARKERS = {"swin_v1": "layers.", "pvt_v2": "patch_embed1.", "vgg": "conv1.", "resnet": "conv1.4.", "dino_v3": "model."}
+
 # So that a file with a few keys missing is still recognised and its gaps can be named.
 _LEAST_SHARE = 0.5
 
@@ -106,11 +109,12 @@ def _backbone(shapes: Shapes, prefix: str) -> str | None:
         return None
     shares = {}
     for name in BACKBONES:
-        known = _entries(name)
-        union = {key for key, _ in known | found}
-        shares[name] = len(known & found) / len(union)
-    best = max(shares, key=lambda name: shares[name])
-    return best if shares[best] >= _LEAST_SHARE else None
+        marker = next((marker for family, marker in _MARKERS.items() if name.startswith(family)), "")
+        if any(key.startswith(marker) for key, _ in found):
+            known = _entries(name)
+            shares[name] = len(known & found) / len({key for key, _ in known | found})
+    best = max(shares, key=lambda name: shares[name], default="")
+    return best if shares.get(best, 0) >= _LEAST_SHARE else None
 
 
 @cache

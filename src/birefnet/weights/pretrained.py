@@ -7,6 +7,7 @@ and PVTv2. What a file holds beside the backbone is dropped by name: classifiers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,8 +181,7 @@ def load_backbone(backbone: Backbone, name: str, path: str | Path) -> list[str]:
 
 def _match(name: str, tensors: Mapping[str, Tensor]) -> _Match:
     """Compare a file with a backbone, under the names that fit it best."""
-    with torch.device("meta"):
-        expected = build_backbone(name).state_dict()
+    expected = _expected(name)
     family = next(family for prefix, family in _FAMILIES.items() if name.startswith(prefix))
     naming = max(_namings(name, family, expected), key=lambda names: len(names.values() & tensors.keys()))
     state: dict[str, Tensor] = {}
@@ -205,6 +205,13 @@ def _match(name: str, tensors: Mapping[str, Tensor]) -> _Match:
     known = set(naming.values())
     unexpected = [key for key in tensors if key not in known and not re.fullmatch(family.dropped, key)]
     return _Match(state, missing, unexpected, mismatched)
+
+
+@cache
+def _expected(name: str) -> dict[str, Tensor]:
+    """State dict of a backbone, in shapes alone."""
+    with torch.device("meta"):
+        return build_backbone(name).state_dict()
 
 
 def _namings(name: str, family: _Family, expected: Mapping[str, Tensor]) -> list[dict[str, str]]:

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from birefnet.backbones import BACKBONES, build_backbone
-from birefnet.config import InputSpec, ModelConfig
+from birefnet.classes import DIS5K_CLASSES
+from birefnet.config import REFERENCE_CLASSES, InputSpec, ModelConfig, RefinerConfig
 from birefnet.errors import ConfigError
 
 
@@ -33,6 +34,24 @@ def test_an_unknown_field_names_the_nearest() -> None:
         {"inward_channels": 2.5},
         {"gradient_channels": True},
         {"attention_channels": "64"},
+        {"decoder_channels": "adap"},
+        {"attention": ""},
+        {"scale_fusion": "sum"},
+        {"context_levels": 4},
+        {"squeeze_count": 0},
+        {"inward": True},
+        {"norm": "layer"},
+        {"classes": -1},
+        {"outward": "yes"},
+        {"refiner": "refunet"},
+        {"custom": ("head",)},
+        {"squeeze": "none"},
+        {"squeeze": "none", "context_levels": 1},
+        {"squeeze": "none", "context_levels": 0, "squeeze_count": 2},
+        {"squeeze_count": 2},
+        {"squeeze_count": 2, "context_levels": 2},
+        {"side_supervision": False},
+        {"norm": "group", "attention_channels": 1},
     ],
 )
 def test_impossible_models_are_refused_in_one_line(values: dict[str, object]) -> None:
@@ -63,3 +82,83 @@ def test_a_wrong_backbone_lists_the_right_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'swin_v1_t'") as error:
         build_backbone("swin_v1_tiny")
     assert all(name in str(error.value) for name in BACKBONES)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "unet"},
+        {"scale": 0},
+        {"scale": 2.0},
+        {"iterations": 0},
+        {"kind": "refiner_pvt_in4", "backbone": "pvt_v2_b5"},
+        {"kind": "refiner", "backbone": None},
+    ],
+)
+def test_impossible_refiners_are_refused_in_one_line(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as error:
+        RefinerConfig(**values)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_together_is_refused_with_what_does() -> None:
+    with pytest.raises(ConfigError, match="set context_levels=0, or choose a squeeze block"):
+        ModelConfig(squeeze="none")
+    with pytest.raises(ConfigError, match="needs a squeeze block and context_levels=0"):
+        ModelConfig(squeeze="residual", squeeze_count=4)
+    with pytest.raises(ConfigError, match="set outward=False as well"):
+        ModelConfig(side_supervision=False)
+
+
+def test_a_refiner_travels_with_its_configuration() -> None:
+    config = ModelConfig(backbone="pvt_v2_b0", refiner=RefinerConfig("itself", scale=3), classes=219)
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ModelConfig()),
+        ({"bb": "pvt_v2_b2", "mul_scl_ipt": ""}, ModelConfig(backbone="pvt_v2_b2", scale_fusion="none")),
+        ({"dec_att": "", "dec_blk": "ResBlk"}, ModelConfig(attention="none", decoder_block="residual")),
+        (
+            {"squeeze_block": "ASPPDeformable_x2", "cxt_num": 0},
+            ModelConfig(squeeze="deformable", squeeze_count=2, context_levels=0),
+        ),
+        ({"squeeze_block": "", "cxt_num": 0}, ModelConfig(squeeze="none", context_levels=0)),
+        ({"dec_ipt": False, "dec_ipt_split": True}, ModelConfig(inward="none")),
+        ({"dec_ipt": False, "dec_ipt_split": False}, ModelConfig(inward="none")),
+        ({"dec_ipt_split": False}, ModelConfig(inward="whole")),
+        # The reference turns the outward reference off with the supervision it needs.
+        ({"ms_supervision": False}, ModelConfig(side_supervision=False, outward=False)),
+        ({"dec_channels_inter": "adap", "batch_size": 1}, ModelConfig(decoder_channels="adaptive", norm="none")),
+        ({"auxiliary_classification": True, "batch_size": 8}, ModelConfig(classes=len(DIS5K_CLASSES))),
+        ({"refine": "", "scale": 2}, ModelConfig()),
+        (
+            {"refine": "RefUNet", "scale": 2, "refine_iteration": 3},
+            ModelConfig(refiner=RefinerConfig("refunet", scale=2, iterations=3)),
+        ),
+        (
+            {"bb": "pvt_v2_b5", "refine": "Refiner", "progressive_ref": False, "scale": 2},
+            ModelConfig(backbone="pvt_v2_b5", refiner=RefinerConfig("refiner", scale=1, backbone="pvt_v2_b5")),
+        ),
+    ],
+)
+def test_the_reference_s_options_are_understood(options: dict[str, object], expected: ModelConfig) -> None:
+    assert ModelConfig.from_reference(options) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dec_atten": "ASPP"}, {"dec_att": "Aspp"}, {"squeeze_block": "ResBlk_xx"}, {"dec_channels_inter": "adaptive"}],
+)
+def test_unknown_options_of_the_reference_are_refused_in_one_line(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean|known are|such as ResBlk_x4") as error:
+        ModelConfig.from_reference(options)
+    assert "\n" not in str(error.value)
+
+
+def test_the_categories_are_those_of_dis5k() -> None:
+    assert len(DIS5K_CLASSES) == len(set(DIS5K_CLASSES)) == REFERENCE_CLASSES
+    assert list(DIS5K_CLASSES) == sorted(DIS5K_CLASSES)
+    assert {"BicycleFrame", "UAV", "Yacht"} <= set(DIS5K_CLASSES)
