@@ -145,7 +145,7 @@ MODELS = (
     _official(
         "general-dynamic",
         "BiRefNet_dynamic",
-        "any photo at any input size from 256 to 2304, without stretching",
+        "any photo; takes any input size from 256 to 2304",
         dynamic=(256, 2304),
         tasks=("general", "dis", "sod"),
         aliases=("birefnet-dynamic",),

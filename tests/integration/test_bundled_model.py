@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import birefnet
+from birefnet.config import ModelConfig
 from birefnet.errors import ConfigError
 from birefnet.imaging.io import read_photo
 from birefnet.models import BUNDLED, bundled_file
@@ -60,5 +61,5 @@ def test_weights_and_graph_belong_together() -> None:
     model = birefnet.load_model(bundled_file("nano", ".safetensors"))
     (entry,) = onnx.load(bundled_file("nano", ".onnx")).metadata_props
     facts = json.loads(entry.value)
-    assert facts["config"] == model.config.to_dict()
+    assert ModelConfig.from_dict(facts["config"]) == model.config
     assert facts["input_spec"] == model.input_spec.to_dict()

@@ -1,5 +1,6 @@
 """`birefnet models`: what weights there are, which to take, and getting them."""
 
+import contextlib
 import json
 import os
 import struct
@@ -17,12 +18,13 @@ from birefnet.config import InputSpec, ModelConfig, unknown_name
 from birefnet.errors import BiRefNetError, ConfigError, MissingExtraError, WeightsError
 from birefnet.hub import HubModel, cached_model, fetch_model, is_cached, require_licence
 from birefnet.models import BUNDLED, bundled_file
+from birefnet.sources import locate
 from birefnet.zoo import TASKS, ZOO, ZooModel, find, recommend
 
 HELP = {"help_option_names": ["-h", "--help"]}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
 BUNDLED_SUMMARY = "first trials: small, fast, trained from scratch; comes with the package"
-BUNDLED_TERMS = "research and trials, see its card"
+BUNDLED_TERMS = "see its card"
 UNKNOWN_MEMORY_GB = 8.0
 """What is assumed where the system does not tell its memory."""
 
@@ -45,7 +47,7 @@ def list_models(as_json: bool) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("name", "for", "backbone", "input", "licence", "size", "here"):
-        table.add_column(title, no_wrap=title != "for", justify="right" if title == "size" else "left")
+        table.add_column(title, no_wrap=title not in ("for", "licence"), justify="right" if title == "size" else "left")
     for row in rows:
         table.add_row(
             row["name"],
@@ -109,7 +111,7 @@ def info(name: str) -> None:
     """Show everything known of a model.
 
     NAME is one of `birefnet models list`, a backbone such as swin_v1_b (the default network on it), a repository of
-    the Hugging Face hub (OWNER/NAME; its configuration has to be in the cache), or a file.
+    the Hugging Face hub that was downloaded (OWNER/NAME), or a file or folder.
     """
     try:
         facts, config, spec = known_of(name)
@@ -139,6 +141,8 @@ def known_of(name: str) -> tuple[dict[str, Any], ModelConfig | Path, InputSpec]:
         shown = printable(bundled_facts(name))
         return {**shown, "file": path}, config or ModelConfig(), spec or InputSpec()
     path = Path(name)
+    if path.is_dir():
+        return known_of_file(locate(path).path)
     if path.suffix.lower() in SUFFIXES or path.is_file():
         return known_of_file(path)
     model = find(name)
@@ -149,16 +153,20 @@ def known_of(name: str) -> tuple[dict[str, Any], ModelConfig | Path, InputSpec]:
         return facts, ModelConfig(backbone=model.backbone), model.input_spec
     if "/" in name:
         return known_of_repository(name)
-    # The names of backbones are known without torch only where torch is not needed to build them.
     if find_spec("torch") is None:
-        if name.startswith(("swin_", "pvt_", "vgg", "resnet", "dino_", "mobilenet_")):
-            return {"backbone": name}, ModelConfig(backbone=name), InputSpec()
-        raise unknown_name("model", name, [*BUNDLED, *ZOO])
+        error = unknown_name("model", name, [*BUNDLED, *ZOO])
+        raise ConfigError(f"{error}; backbones are known once torch is installed: run  pip install 'birefnet[torch]'")
     from birefnet.backbones import BACKBONES
+    from birefnet.weights.pretrained import PRETRAINED, terms_of
 
     if name not in BACKBONES:
         raise unknown_name("model", name, [*BUNDLED, *ZOO, *BACKBONES])
-    facts = {"name": name, "summary": "a backbone; below is the default network on it, with random weights"}
+    facts = {
+        "name": name,
+        "summary": "a backbone; below is the default network on it, with random weights",
+        "pretrained": PRETRAINED.get(name, ""),
+        "licence": "; ".join(terms_of(name)),
+    }
     return facts, ModelConfig(backbone=name), InputSpec()
 
 
@@ -236,7 +244,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length)) if length <= 100_000_000 else None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is no safetensors file, or a damaged one") from error
     if not isinstance(header, dict) or not all(isinstance(value, dict) for value in header.values()):
         raise WeightsError(f"{path}: is no safetensors file, or a damaged one")
@@ -253,7 +261,7 @@ def saved_with(path: Path) -> tuple[ModelConfig | None, InputSpec | None]:
             ModelConfig.from_dict(config) if config else None,
             InputSpec.from_dict(spec) if spec else None,
         )
-    except (AttributeError, TypeError, ValueError) as error:  # ConfigError is a ValueError
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:  # ConfigError is a ValueError
         raise WeightsError(f"{path}: its metadata cannot be used ({error}); save the model again") from error
 
 
@@ -274,19 +282,20 @@ def costs(network: ModelConfig | Path, spec: InputSpec) -> list[str]:
 
     from birefnet.model import BiRefNet
     from birefnet.model.count import count_cost
-    from birefnet.weights import load_model
+    from birefnet.weights.checkpoint import read_checkpoint
 
+    lines = []
     if isinstance(network, Path):
-        model = load_model(network)
-        lines, spec = [f"backbone: {model.config.backbone}"], model.input_spec
-    else:
-        with torch.device("meta"):  # shapes alone: the largest network takes no memory
-            model, lines = BiRefNet.from_config(network), []
+        network = read_checkpoint(network).config
+        lines.append(f"backbone: {network.backbone}")
+    with torch.device("meta"):  # shapes alone: the largest network takes no memory
+        model = BiRefNet.from_config(network)
     for index, size in enumerate(dict.fromkeys([(1024, 1024), spec.size])):
         cost = count_cost(model, size)
         if index == 0:
             lines.append(f"parameters: {cost.parameters / 1e6:.1f} million")
-        lines.append(f"GMACs at {size[0]} x {size[1]}: {cost.macs / 1e9:.0f}")
+        gigas = cost.macs / 1e9
+        lines.append(f"GMACs at {size[0]} x {size[1]}: {gigas:.{0 if gigas >= 100 else 1}f}")
     return lines
 
 
@@ -401,9 +410,6 @@ def main_memory_gb() -> float | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
-    limit = Path("/sys/fs/cgroup/memory.max")
-    try:
-        total = min(total, int(limit.read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total / 1e9

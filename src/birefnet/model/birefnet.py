@@ -25,12 +25,10 @@ from birefnet.modules.decoder_blocks import DecoderBlock
 from birefnet.modules.gradient import gradient_label, gradient_map
 from birefnet.modules.lateral import LateralBlock
 from birefnet.modules.norm import NORM_LAYERS
-from birefnet.weights.pretrained import PRETRAINED, load_backbone
+from birefnet.weights.pretrained import PRETRAINED, load_backbone, terms_of
 
 NECK: Channels = (192, 384, 768, 1536)
 """Widths, those of Swin-L, that the maps of a backbone with other strides than 4, 8, 16, 32 are brought to."""
-
-DINO_V3_TERMS = "the weights of DINOv3 are under the DINOv3 licence: read it where they are published before you use them"
 
 BackboneBuilder = Callable[[], Backbone]
 DecoderBuilder = Callable[[Channels], DecoderLike]
@@ -203,8 +201,7 @@ class BiRefNet(Stored):
         self.notes = (f"backbone {name} is pretrained, from {source}", *self.notes)
         if anew:
             self.notes += (f"{len(anew)} tensors of it are in no such file and start anew: {', '.join(anew)}",)
-        if name.startswith("dino_v3"):
-            self.notes += (DINO_V3_TERMS,)
+        self.notes += terms_of(name)
 
     def _check(self, image: Tensor) -> None:
         """Refuse what the network cannot take, before a layer deep inside does."""

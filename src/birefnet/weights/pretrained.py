@@ -39,7 +39,9 @@ PRETRAINED: dict[str, str] = {
     "dino_v3_h_plus": "timm/vit_huge_plus_patch16_dinov3.lvd1689m",
     "dino_v3_7b": "timm/vit_7b_patch16_dinov3.lvd1689m",
 }
-"""Hub ids of pretrained backbones, each with a `model.safetensors`. Those of DINOv3 are under the DINOv3 licence."""
+"""Hub ids of pretrained backbones, each with a `model.safetensors`."""
+
+DINO_V3_TERMS = "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before you use them"
 
 ENTRIES = ("model", "state_dict")
 """Where training programs put the state dict in a `.pth` file that holds more."""
@@ -118,6 +120,11 @@ class _Match(NamedTuple):
     @property
     def fits(self) -> bool:
         return not (self.missing or self.unexpected or self.mismatched)
+
+
+def terms_of(name: str) -> tuple[str, ...]:
+    """Lines on the terms of a backbone's pretrained weights, for a person; empty where they are the usual ones."""
+    return (DINO_V3_TERMS,) if name.startswith("dino_v3") else ()
 
 
 def convert_backbone(name: str, tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:

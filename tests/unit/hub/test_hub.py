@@ -14,9 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birefnet import hub
 from birefnet.errors import BiRefNetError, ConfigError, WeightsError
-from birefnet.hub import HubUnreachableError, fetch_file, fetch_model, is_cached, push_folder, require_licence
+from birefnet.hub import (
+    HubUnreachableError,
+    card_licence,
+    fetch_file,
+    fetch_model,
+    is_cached,
+    push_folder,
+    require_licence,
+    transfer,
+)
 from birefnet.zoo import ZOO
 from hub_server import FakeHub, hub_environment, hub_server, using_hub
 
@@ -41,10 +49,10 @@ def server() -> Iterator[FakeHub]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def home(tmp_path: Path, server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of its own; this process uses the server."""
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
     with using_hub(server.url, tmp_path / "home"):
         yield tmp_path / "home"
 
@@ -72,7 +80,7 @@ def files_below(home: Path) -> set[str]:
     return {path.name for path in home.rglob("*") if path.is_file()}
 
 
-def test_a_model_is_fetched_once(server: FakeHub, home: Path) -> None:
+def test_a_model_is_fetched_once(server: FakeHub) -> None:
     assert not is_cached(REPO)
     model = fetch_model(REPO)
     assert model.weights.read_bytes() == DATA
@@ -94,7 +102,7 @@ def test_code_and_other_files_stay_on_the_hub(server: FakeHub, home: Path) -> No
     assert not any(name.endswith((".py", ".onnx")) for name in files_below(home))
 
 
-def test_the_token_stays_with_the_hub(server: FakeHub, home: Path) -> None:
+def test_the_token_stays_with_the_hub(server: FakeHub) -> None:
     fetch_model(REPO, token="secret")
     assert all(r.headers.get("authorization") == "Bearer secret" for r in server.asked("/resolve/"))
     stored = server.asked("/cdn/")
@@ -102,7 +110,7 @@ def test_the_token_stays_with_the_hub(server: FakeHub, home: Path) -> None:
     assert all("authorization" not in r.headers for r in stored)
 
 
-def test_a_newer_version_is_fetched_when_asked_for(server: FakeHub, home: Path) -> None:
+def test_a_newer_version_is_fetched_when_asked_for(server: FakeHub) -> None:
     old = fetch_model(REPO)
     server.add(REPO, {**FILES, "model.safetensors": DATA[::-1]})
     assert fetch_model(REPO) == old
@@ -115,7 +123,7 @@ def test_a_newer_version_is_fetched_when_asked_for(server: FakeHub, home: Path) 
     assert [r.path for r in server.log] == [f"/api/models/{REPO}/revision/main"]
 
 
-def test_an_interrupted_update_leaves_the_older_version(server: FakeHub, home: Path) -> None:
+def test_an_interrupted_update_leaves_the_older_version(server: FakeHub) -> None:
     old = fetch_model(REPO)
     server.add(REPO, {**FILES, "model.safetensors": DATA[::-1]})
     server.cut_after = 0
@@ -126,7 +134,7 @@ def test_an_interrupted_update_leaves_the_older_version(server: FakeHub, home: P
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_connection_is_resumed(server: FakeHub, home: Path, ranges: bool) -> None:
+def test_a_cut_connection_is_resumed(server: FakeHub, ranges: bool) -> None:
     server.cut_after, server.cuts, server.ranges = 1 << 20, 2, ranges
     assert fetch_file(REPO, "model.safetensors").read_bytes() == DATA
     starts = [r.start for r in server.asked("/cdn/", "GET")]
@@ -135,17 +143,17 @@ def test_a_cut_connection_is_resumed(server: FakeHub, home: Path, ranges: bool) 
     assert 0 < starts[1] <= 1 << 20
 
 
-def test_a_line_that_is_cut_again_and_again(server: FakeHub, home: Path) -> None:
+def test_a_line_that_is_cut_again_and_again(server: FakeHub) -> None:
     server.cut_after = 0
     with pytest.raises(HubUnreachableError, match=r"cannot be reached .*HF_ENDPOINT") as error:
         fetch_file(REPO, "model.safetensors")
     message(error)
-    assert len(server.asked("/cdn/", "GET")) == hub.RETRIES
+    assert len(server.asked("/cdn/", "GET")) == transfer.RETRIES
     server.cut_after, server.cuts = 1 << 20, 1
     assert fetch_file(REPO, "model.safetensors").read_bytes() == DATA
 
 
-def test_a_busy_hub_is_asked_again(server: FakeHub, home: Path) -> None:
+def test_a_busy_hub_is_asked_again(server: FakeHub) -> None:
     server.fail = [503, 429]
     assert fetch_model(REPO).weights.read_bytes() == DATA
     server.fail = [500] * 20
@@ -164,7 +172,7 @@ def test_a_wrong_checksum_is_not_kept(server: FakeHub, home: Path) -> None:
     assert fetch_model(REPO).weights.read_bytes() == DATA
 
 
-def test_a_given_checksum_counts(server: FakeHub, home: Path) -> None:
+def test_a_given_checksum_counts(server: FakeHub) -> None:
     with pytest.raises(WeightsError, match=f"checksum {SHA[:12]}... instead of 0000") as error:
         fetch_model(REPO, sha256="0" * 64)
     message(error)
@@ -178,7 +186,7 @@ def test_a_given_checksum_counts(server: FakeHub, home: Path) -> None:
     assert fetch_model("mirror/model").weights.read_bytes() == DATA + b"x"
 
 
-def test_what_does_not_exist(server: FakeHub, home: Path) -> None:
+def test_what_does_not_exist() -> None:
     with pytest.raises(WeightsError, match=r"has no file no\.txt: see http.*/tree/main") as error:
         fetch_file(REPO, "no.txt")
     message(error)
@@ -208,7 +216,7 @@ def test_names_that_are_no_file(name: str) -> None:
         fetch_model(REPO, revision=name or "..")
 
 
-def test_offline(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for repo, name in ((REPO, REPO), ("ZhengPeng7/BiRefNet", "general")):
         with pytest.raises(HubUnreachableError, match=f"unset it, or run `birefnet models download {name}`") as error:
@@ -224,25 +232,25 @@ def test_offline(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert server.log == []
 
 
-def test_without_a_network(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fetch_model(REPO)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert fetch_model(REPO) == fetch_model(REPO, refresh=True) == model
     started = time.monotonic()
-    with pytest.raises(HubUnreachableError, match="127.0.0.1:9 cannot be reached") as error:
+    with pytest.raises(HubUnreachableError, match=r"127\.0\.0\.1:9 cannot be reached") as error:
         fetch_model("somebody/else")
     assert "copy its HF_HOME" in message(error)
     assert time.monotonic() - started < 5
 
 
-def test_an_address_that_is_no_hub(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "nonsense")
     with pytest.raises(WeightsError, match="nonsense cannot be reached") as error:
         fetch_model("somebody/else")
     message(error)
 
 
-def test_a_mirror_is_the_only_one_asked(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_is_the_only_one_asked(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_server() as mirror:
         mirror.add(REPO, FILES)
         monkeypatch.setenv("HF_ENDPOINT", mirror.url + "/")
@@ -261,7 +269,7 @@ def test_a_proxy_is_used(server: FakeHub, tmp_path: Path) -> None:
     assert "hub.invalid" in {r.host for r in server.log}
 
 
-def test_gated_weights_need_a_token(server: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_weights_need_a_token(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add("briaai/RMBG-2.0", FILES, gated=True)
     server.readers.add("good")
     remedy = "accept its terms on https://huggingface.co/briaai/RMBG-2.0, then set HF_TOKEN or log in"
@@ -273,7 +281,7 @@ def test_gated_weights_need_a_token(server: FakeHub, home: Path, monkeypatch: py
     assert fetch_model("briaai/RMBG-2.0").weights.read_bytes() == DATA
 
 
-def test_a_renamed_repository_is_followed(server: FakeHub, home: Path) -> None:
+def test_a_renamed_repository_is_followed(server: FakeHub) -> None:
     server.moved["somebody/old"] = REPO
     assert fetch_model("somebody/old").weights.read_bytes() == DATA
 
@@ -287,7 +295,7 @@ def test_a_renamed_repository_is_followed(server: FakeHub, home: Path) -> None:
         (["toonout.pth", "README.md", "sub/b.pth"], "toonout.pth"),
     ],
 )
-def test_which_file_holds_the_weights(server: FakeHub, home: Path, names: list[str], chosen: str) -> None:
+def test_which_file_holds_the_weights(server: FakeHub, names: list[str], chosen: str) -> None:
     server.add("a/b", {name: name.encode() for name in names})
     assert fetch_model("a/b").weights.name == chosen
     assert fetch_model("a/b").weights.read_bytes() == chosen.encode()
@@ -303,8 +311,8 @@ def test_which_file_holds_the_weights(server: FakeHub, home: Path, names: list[s
         (["README.md", "onnx/model.onnx", "code.py"], "has no weights"),
     ],
 )
-def test_repositories_without_usable_weights(server: FakeHub, home: Path, names: list[str], reason: str) -> None:
-    server.add("a/b", {name: b"x" for name in names})
+def test_repositories_without_usable_weights(server: FakeHub, names: list[str], reason: str) -> None:
+    server.add("a/b", dict.fromkeys(names, b"x"))
     with pytest.raises(WeightsError, match=reason) as error:
         fetch_model("a/b")
     message(error)
@@ -323,10 +331,10 @@ def test_repositories_without_usable_weights(server: FakeHub, home: Path, names:
     ],
 )
 def test_the_licence_of_a_card(card: str, licence: str | None) -> None:
-    assert hub.card_licence(card) == licence
+    assert card_licence(card) == licence
 
 
-def test_a_damaged_config_is_named(server: FakeHub, home: Path) -> None:
+def test_a_damaged_config_is_named(server: FakeHub) -> None:
     server.add(REPO, {**FILES, "config.json": b"{"})
     with pytest.raises(WeightsError, match=r"config\.json: is no JSON") as error:
         fetch_model(REPO)
@@ -341,7 +349,7 @@ def test_non_commercial_terms_have_to_be_accepted() -> None:
     message(error)
 
 
-def test_a_folder_is_pushed_and_comes_back(server: FakeHub, home: Path, tmp_path: Path) -> None:
+def test_a_folder_is_pushed_and_comes_back(server: FakeHub, tmp_path: Path) -> None:
     server.writers.add("writer")
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -360,9 +368,7 @@ def test_a_folder_is_pushed_and_comes_back(server: FakeHub, home: Path, tmp_path
     assert fetch_model("me/mine", token="writer", refresh=True).weights.read_bytes() == DATA[::-1]
 
 
-def test_pushing_without_the_right(
-    server: FakeHub, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pushing_without_the_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for token in (None, "reader"):
         with pytest.raises(WeightsError, match=r"refused access \(HTTP 401\): set HF_TOKEN .*may write") as error:
             push_folder(tmp_path, "me/mine", token=token)
@@ -387,7 +393,7 @@ def test_more_than_the_disk_holds(server: FakeHub, home: Path, monkeypatch: pyte
     # A cache where a file is in the way.
     (home / "file").write_text("x")
     monkeypatch.setenv("HF_HOME", str(home / "file"))
-    with pytest.raises(WeightsError, match="cannot be written .*set HF_HOME") as error:
+    with pytest.raises(WeightsError, match=r"cannot be written .*set HF_HOME") as error:
         fetch_model(REPO)
     message(error)
 
@@ -454,3 +460,10 @@ def test_importing_does_not_import_the_library() -> None:
     code = "import sys, birefnet.hub, birefnet.cli.models; print([m for m in sys.modules if 'huggingface' in m])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_a_cache_that_was_tidied_up_is_filled_again(home: Path) -> None:
+    model = fetch_model(REPO)
+    model.weights.resolve().unlink()
+    assert not is_cached(REPO)
+    assert fetch_model(REPO).weights.read_bytes() == DATA
