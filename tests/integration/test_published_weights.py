@@ -196,16 +196,32 @@ def test_the_reference_s_way_of_loading_reads_what_is_saved_here(
     assert all(torch.equal(state[key], tensor) for key, tensor in saved.items())
 
 
-def test_a_pretrained_backbone_is_fetched_and_fits(hub: FakeHub) -> None:
-    manifest = json.loads((GOLDENS / "pretrained" / "pvt_v2_b0.in1k.manifest.json").read_text())
+def publish_backbone(hub: FakeHub, backbone: str) -> dict[str, Tensor]:
+    """Publish timm's weights of a backbone as the goldens fill them."""
+    name = PRETRAINED[backbone]
+    manifest = json.loads((GOLDENS / "pretrained" / f"{name.partition('/')[2]}.manifest.json").read_text())
     state = {key: torch.as_tensor(golden_value(key, tuple(shape))).reshape(shape) for key, shape in manifest.items()}
-    hub.add(PRETRAINED["pvt_v2_b0"], {"model.safetensors": as_safetensors(state)})
+    hub.add(name, {"model.safetensors": as_safetensors(state)})
+    return state
+
+
+def test_a_pretrained_backbone_is_fetched_and_fits(hub: FakeHub) -> None:
+    state = publish_backbone(hub, "pvt_v2_b0")
     model = BiRefNet(backbone="pvt_v2_b0", pretrained_backbone=True)
     weights = model.encoder.backbone.state_dict()
     assert torch.equal(weights["stages.1.blocks.0.attn.q.weight"], state["stages.1.blocks.0.attn.q.weight"])
     file = fetch_file(PRETRAINED["pvt_v2_b0"], "model.safetensors")
     other = BiRefNet(backbone="pvt_v2_b0", pretrained_backbone=file)
     assert all(torch.equal(a, weights[key]) for key, a in other.encoder.backbone.state_dict().items())
+
+
+def test_what_is_not_in_the_file_and_terms_are_told(hub: FakeHub) -> None:
+    publish_backbone(hub, "swin_v1_t")
+    model = BiRefNet(backbone="swin_v1_t", bb_pretrained=True)
+    assert any("start anew" in note and "output_norms.0.weight" in note for note in model.notes)
+    assert all((norm.weight == 1).all() for norm in model.encoder.backbone.output_norms)
+    publish_backbone(hub, "dino_v3_s")
+    assert any("DINOv3 licence" in note for note in BiRefNet(backbone="dino_v3_s", pretrained_backbone=True).notes)
 
 
 def test_the_tutorial_s_spelling_asks_for_swin_l(hub: FakeHub) -> None:

@@ -41,7 +41,7 @@ PRETRAINED: dict[str, str] = {
 }
 """Hub ids of pretrained backbones, each with a `model.safetensors`."""
 
-DINO_V3_TERMS = "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before you use them"
+DINO_V3_TERMS = "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before using them"
 
 ENTRIES = ("model", "state_dict")
 """Where training programs put the state dict in a `.pth` file that holds more."""
