@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from birefnet._extras import require
-from birefnet.config import InputSpec, ModelConfig
+from birefnet.config import InputSpec, ModelConfig, RefinerConfig
 from birefnet.errors import BiRefNetError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "BiRefNetError",
     "InputSpec",
     "ModelConfig",
+    "RefinerConfig",
     "TrainOutput",
     "__version__",
     "load",

@@ -206,10 +206,14 @@ class ModelConfig(_Json):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from a mapping of field names to JSON values; missing fields keep their defaults.
 
+        A refiner may be given by its kind alone.
+
         Raises:
             ConfigError: a field is unknown, or a value or combination is impossible.
         """
         refiner = values.get("refiner")
+        if isinstance(refiner, str):
+            refiner = {"kind": refiner}
         if isinstance(refiner, Mapping):
             values = {**values, "refiner": RefinerConfig.from_dict(refiner)}
         return super().from_dict(values)

@@ -10,7 +10,7 @@ from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
-from birefnet.imaging.postprocess import agreement, restore, undecided
+from birefnet.imaging.postprocess import restore, trust, undecided
 from birefnet.imaging.preprocess import prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
@@ -87,12 +87,13 @@ class Predictor:
         the look before has settled. What the whole photo leaves decided stays as it is, to the last bit.
         """
         height, width = alpha.shape
-        finer = coarse
-        for size in looks((height, width), self.spec.size):
-            finer = self._look(rgb, finer, size)
-        if finer is coarse:
+        sizes, band = looks((height, width), self.spec.size), undecided(coarse)
+        if not sizes or not band.any():
             return
-        weight = _enlarge(undecided(coarse), (height, width))
+        finer = coarse
+        for size in sizes:
+            finer = self._look(rgb, finer, size)
+        weight = _enlarge(band, (height, width))
         for top in range(0, height, _STRIP):
             part = alpha[top : top + _STRIP]
             part += weight[top : top + _STRIP] * (finer[top : top + _STRIP] - part)
@@ -114,8 +115,8 @@ class Predictor:
             for window, alpha in zip(batch, self.engine(np.stack(images)), strict=True):
                 part, context = after[window.part], before[window.part]
                 patch = restore(alpha[0], context.shape, self.spec.resize)
-                trust = weight[window.part] * taper(window, size, margin) * agreement(patch, context, pitch)
-                part += trust * (patch - part)
+                share = weight[window.part] * taper(window, size, margin) * trust(patch, context, pitch)
+                part += share * (patch - part)
         return after
 
 

@@ -2,17 +2,24 @@
 
 import io
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import birefnet
 from birefnet import load_model, save_model
+from birefnet.cli import main
+from birefnet.config import InputSpec
+from birefnet.engines.testing import FakeEngine
 from birefnet.engines.torch_engine import TorchEngine
 from birefnet.predictor import Predictor
+from birefnet.tasks import TASKS
 from support import tiny_model
 
 
@@ -62,6 +69,8 @@ def test_the_mask_lies_beside_the_photo_and_is_not_replaced_unasked(weights: Pat
         (("--kind", "composite", "--background", "photo.jpg"), "photo-composite.png", "RGB"),
         (("--crop", "--threshold", "0.4", "--feather", "1.5", "--grow", "-2"), "photo-cutout.png", "RGBA"),
         (("--crop", "12", "--kind", "mask"), "photo-mask.png", "L"),
+        (("--levels", "0.2", "0.8", "--decontaminate", "--task", "cod"), "photo-cutout.png", "RGBA"),
+        (("--refine", "--kind", "mask"), "photo-mask.png", "L"),
     ],
 )
 def test_every_kind_is_written(
@@ -75,6 +84,78 @@ def test_every_kind_is_written(
     with Image.open(tmp_path / name) as image:
         image.load()
         assert image.mode == mode
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command in this process, where a run costs no start-up."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the command's own setting ends with a test
+    return lambda *arguments: main(["cutout", *map(str, arguments)], standalone_mode=False)
+
+
+def test_a_task_treats_alpha_as_its_preset_says(
+    weights: Path, chelsea: Path, tmp_path: Path, in_process: Callable[..., None]
+) -> None:
+    def by(*options: object) -> np.ndarray:
+        in_process(chelsea, "--kind", "mask", "-o", target, "--overwrite", "--weights", weights, *options)
+        with Image.open(target) as mask:
+            return np.asarray(mask)
+
+    target = tmp_path / "mask.png"
+    plain = by()
+    assert len(np.unique(plain)) > 2  # the tiny network's alpha is soft, or nothing below would show
+    for task, preset in TASKS.items():
+        treated = by("--task", task)
+        if preset.levels is not None:
+            assert np.array_equal(treated, by("--levels", *preset.levels))
+        elif preset.threshold is not None:
+            assert np.array_equal(treated, by("--threshold", preset.threshold))
+        else:
+            assert np.array_equal(treated, plain)
+    for explicit in (("--levels", 0, 1), ("--threshold", 0.3)):  # what is said explicitly wins
+        assert np.array_equal(by("--task", "dis", *explicit), by(*explicit))
+        assert np.array_equal(by("--task", "cod", *explicit), by(*explicit))
+
+
+def test_a_task_gives_way_to_an_explicit_model(chelsea: Path, tmp_path: Path) -> None:
+    result = cutout(chelsea, "--task", "cod", "--model", "nano", "--kind", "mask", "-o", "mask.png", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert set(np.unique(np.asarray(mask))) == {0, 255}
+
+
+def test_closer_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) -> None:
+    with Image.open(chelsea) as image:
+        image.resize((902, 600)).save(tmp_path / "large.png")
+    expected = birefnet.load("nano").predict(tmp_path / "large.png", refine=True).alpha
+    result = cutout("large.png", "--refine", "--kind", "mask", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with Image.open(tmp_path / "large-mask.png") as mask:
+        assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
+
+
+def test_notes_of_the_model_are_said_once(
+    chelsea: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    in_process: Callable[..., None],
+) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(chelsea, tmp_path / name)
+    remarked = Predictor(FakeEngine(), InputSpec(size=(32, 32)), notes=["x.pth: backbone swin_v1_t inferred"])
+    asked = {}
+
+    def load(model: str | Path, **options: object) -> Predictor:
+        asked.update(options, model=model)
+        return remarked
+
+    monkeypatch.setattr("birefnet.cli.cutout.load", load)
+    in_process(tmp_path, "--task", "sod", "--accept-licence", "-o", tmp_path / "out")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "x.pth: backbone swin_v1_t inferred"
+    assert len(lines) == 2
+    assert asked == {"model": "hrsod", "engine": "auto", "size": None, "device": "cpu", "accept_licence": True}
 
 
 def test_a_folder_keeps_its_tree_and_is_finished_later(weights: Path, tmp_path: Path) -> None:
@@ -175,6 +256,11 @@ def test_bad_photos_are_reported_at_the_end_and_the_others_done(weights: Path, t
         (("a.png", "--background", "red"), 2, "--kind composite and --background go together"),
         (("a.png", "--kind", "composite", "--background", "reddish"), 1, "'reddish' is no colour"),
         (("a.png", "--kind", "hologram"), 2, "'hologram' is not"),
+        (("a.png", "--task", "juggling"), 2, "'juggling' is not one of 'general', 'dis', 'cod', 'sod'"),
+        (("a.png", "--levels", "0.8", "0.2"), 2, "--levels 0.8 0.2: the lower one comes first"),
+        (("a.png", "--levels", "0.5", "0.5"), 2, "--levels 0.5 0.5: the lower one comes first"),
+        (("a.png", "--levels", "0.5", "1.5"), 2, "1.5 is not in the range 0<=x<=1"),
+        (("a.png", "--levels", "0.5"), 2, "Invalid value for '--levels'"),
         ((), 2, "Missing argument"),
     ],
 )

@@ -1,5 +1,7 @@
 """Closer looks at large photos, with engines whose perfect answer is known."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
 from birefnet.imaging.io import Photo
-from birefnet.imaging.postprocess import agreement, undecided
+from birefnet.imaging.postprocess import trust, undecided
 from birefnet.predictor import PATCHES, Predictor, looks
 
 WHITE = (255, 255, 255)
@@ -87,7 +89,7 @@ def test_what_is_decided_stays_as_it_is() -> None:
     coarse = predictor(FakeEngine()).predict(rgb).alpha
     refined = predictor(FakeEngine()).predict(rgb, refine=True).alpha
     pitch = 12
-    near = np.ones((8 * pitch + 1, 8 * pitch + 1), np.uint8)
+    near = np.ones((12 * pitch + 1, 12 * pitch + 1), np.uint8)
     decided = (cv2.dilate(coarse, near) - cv2.erode(coarse, near)) < 0.05
     decided &= (cv2.dilate(coarse, near) < 0.1) | (cv2.erode(coarse, near) > 0.9)
     assert 0.3 < decided.mean() < 0.9
@@ -206,7 +208,7 @@ def test_each_look_is_at_most_twice_as_close() -> None:
     for side in range(320, 9000, 37):
         sizes = [256, *(size[0] for size in looks((side, side // 2), (256, 256)))]
         assert sizes[-1] == side
-        assert all(1 < b / a <= 2.01 for a, b in zip(sizes, sizes[1:], strict=False))
+        assert all(1 < b / a <= 2.01 for a, b in pairwise(sizes))
 
 
 def test_what_is_undecided() -> None:
@@ -216,15 +218,21 @@ def test_what_is_undecided() -> None:
     assert (undecided(alpha + 0.5) == 1).all()
     alpha[:, 30] = 0.08  # a faint ridge: a wire much thinner than a pixel
     band = undecided(alpha)
-    assert (band[:, 28:33] == 1).all()
-    assert (band[:, :26] == 0).all()
-    assert (band[:, 35:] == 0).all()
+    assert (band[:, 29:32] == 1).all()
+    assert (band[:, :25] == 0).all()
+    assert (band[:, 36:] == 0).all()
+    assert (np.diff(band[20, 31:37]) < 0).all()
 
 
-def test_patches_agree_but_for_detail() -> None:
+def test_what_a_patch_may_change() -> None:
     random = np.random.default_rng(0)
-    smooth = cv2.GaussianBlur(random.random((80, 90), np.float32), (0, 0), 20)
+    smooth = 0.3 + 0.4 * cv2.GaussianBlur(random.random((80, 90), np.float32), (0, 0), 20)
     fine = smooth + (np.indices(smooth.shape).sum(axis=0) % 2 - 0.5).astype(np.float32) * 0.5
-    assert agreement(fine, smooth, 2).min() > 0.99
-    assert agreement(smooth, smooth + 0.5, 2).max() == 0
-    assert 0.4 < agreement(smooth, smooth + 0.2, 2).mean() < 0.6
+    assert trust(fine, smooth, 2).min() > 0.99  # detail, the same on the whole
+    assert trust(smooth, smooth, 2).min() > 0.99
+    assert trust(smooth + 0.45, smooth, 2).max() == 0  # another object
+    sure, less, unsure = (np.full((80, 90), alpha, np.float32) for alpha in (1, 0.96, 0.85))
+    assert trust(sure, unsure, 2).min() > 0.5
+    assert trust(unsure, sure, 2).max() < 1e-6  # an inside that the whole photo has settled
+    assert 0.3 < trust(less, sure, 2).mean() < 0.7
+    assert trust(1 - unsure, 1 - sure, 2).max() < 1e-6

@@ -71,6 +71,8 @@ def _explain(
         return _unreachable(repo, _first_line(error), push=push)
     if isinstance(error, (RuntimeError, ValueError)) and push and isinstance(error.__cause__, Exception):
         return _explain(error.__cause__, repo, filename, revision, push=push)
+    if push and isinstance(error, (RuntimeError, ValueError, OSError)):
+        return WeightsError(f"{repo}: the upload failed ({_first_line(error)}): run it again; what has arrived is kept")
     if isinstance(error, OSError):
         return _disk(error, repo)
     return None

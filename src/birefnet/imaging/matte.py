@@ -126,7 +126,9 @@ class Matte:
         """
         if not 0 <= low < high <= 1:
             raise InputError(f"levels {low:g} {high:g}: must be two numbers from 0 to 1, the lower one first")
-        stretched = (self.alpha - np.float32(low)) / np.float32(high - low)
+        # Both ends as alpha's own type, so that what equals the higher one becomes exactly 1.
+        bottom, top = np.float32(low), np.float32(high)
+        stretched = (self.alpha - bottom) / (top - bottom)
         return replace(self, alpha=stretched.clip(0, 1))
 
     def feather(self, pixels: float) -> "Matte":

@@ -34,11 +34,13 @@ def _stretch(alpha: Alpha, size: int) -> Alpha:
     return stretched
 
 
-# What the refinement of large photos takes for undecided, and how it judges a patch; measured by benchmarks/refine.py.
+# What the refinement of large photos takes for undecided, and how it judges a patch: docs/log.md has the measurements.
 _UNDECIDED = (0.1, 0.9)
 _STEP = 0.05
-_AGREEMENT = 0.4
+_AROUND = 2
 _BLUR = 4.0
+_DIFFERENCE = 0.4
+_DOUBT = 0.15
 
 
 def undecided(alpha: Alpha) -> Alpha:
@@ -48,23 +50,24 @@ def undecided(alpha: Alpha) -> Alpha:
         alpha: (h, w), at the resolution it was found at, so that "a little" is what that resolution could not tell.
 
     Returns:
-        (h, w) float32 in [0, 1], falling to 0 over two pixels.
+        (h, w) float32 in [0, 1]: 1 where alpha is undecided, 0 from five pixels beyond, so that no border shows.
     """
     low, high = _UNDECIDED
     near = np.ones((3, 3), np.uint8)
     marked = (alpha > low) & (alpha < high)
     # A structure thinner than a pixel is only a faint ridge, and a hard edge has no soft pixel at all.
     marked |= (cv2.dilate(alpha, near) - cv2.erode(alpha, near)) > _STEP
-    grown = cv2.dilate(marked.view(np.uint8), near).astype(np.float32)
-    return np.asarray(cv2.blur(grown, (3, 3), borderType=cv2.BORDER_REPLICATE).clip(0, 1), np.float32)
+    around = (2 * _AROUND + 1, 2 * _AROUND + 1)
+    grown = cv2.dilate(marked.view(np.uint8), np.ones(around, np.uint8)).astype(np.float32)
+    return np.asarray(cv2.blur(grown, around, borderType=cv2.BORDER_REPLICATE).clip(0, 1), np.float32)
 
 
-def agreement(patch: Alpha, context: Alpha, pitch: float) -> Alpha:
-    """How far a patch's alpha may be trusted, given the alpha that was found with more of the photo in view.
+def trust(patch: Alpha, context: Alpha, pitch: float) -> Alpha:
+    """How far a patch's alpha may be believed, given the alpha that was found with more of the photo in view.
 
-    A network that sees a patch alone may take something else for the object. The coarse alpha knows which parts belong
-    to it but not their fine shape, so both must agree once their detail is blurred away: the weight falls smoothly from
-    1 where they do to 0 where they differ by 0.4.
+    A network that sees a patch alone may take something else for the object, or lose its certainty inside of a large
+    one. The coarse alpha knows which parts belong to the object but not their fine shape. So with their detail blurred
+    away both must agree, and the patch must be no less certain; the weight falls smoothly from 1 where that holds to 0.
 
     Args:
         patch: (h, w) alpha found in the patch alone.
@@ -74,8 +77,18 @@ def agreement(patch: Alpha, context: Alpha, pitch: float) -> Alpha:
     Returns:
         (h, w) float32 in [0, 1].
     """
-    # The blur is linear, so the difference is blurred once.
-    apart = np.abs(cv2.GaussianBlur(patch - context, (0, 0), _BLUR * pitch, borderType=cv2.BORDER_REFLECT))
-    trust = (1 - apart / np.float32(_AGREEMENT)).clip(0, 1)
-    weight: Alpha = trust * trust * (3 - 2 * trust)
+    # The blur is linear, so differences are blurred. An alpha's certainty is how far it is from one half.
+    difference = np.abs(_blur(patch - context, pitch))
+    doubt = 2 * _blur(np.abs(context - np.float32(0.5)) - np.abs(patch - np.float32(0.5)), pitch)
+    return _fall(difference, _DIFFERENCE) * _fall(doubt, _DOUBT)
+
+
+def _blur(alpha: Alpha, pitch: float) -> Alpha:
+    return np.asarray(cv2.GaussianBlur(alpha, (0, 0), _BLUR * pitch, borderType=cv2.BORDER_REFLECT), np.float32)
+
+
+def _fall(values: Alpha, end: float) -> Alpha:
+    """Go smoothly from 1 at 0 to 0 at `end`."""
+    rest = (1 - values / np.float32(end)).clip(0, 1)
+    weight: Alpha = rest * rest * (3 - 2 * rest)
     return weight

@@ -89,13 +89,17 @@ def _strips(
 ) -> list[tuple[int, int]]:
     """Set windows in strips along the rows.  -> (top, left) of each."""
     starts = []
-    for first, after in _line(cells.any(axis=1), rows, window[0], margin[0]):
+    for first, after in _line(_any(cells, axis=1), rows, window[0], margin[0]):
         strip = cells[first:after]
-        for begin, end in _line(strip.any(axis=0), columns, window[1], margin[1]):
+        for begin, end in _line(_any(strip, axis=0), columns, window[1], margin[1]):
             held = strip[:, begin:end]
-            top = _centred(first, held.any(axis=1), rows, window[0], margin[0])
-            starts.append((top, _centred(begin, held.any(axis=0), columns, window[1], margin[1])))
+            top = _centred(first, _any(held, axis=1), rows, window[0], margin[0])
+            starts.append((top, _centred(begin, _any(held, axis=0), columns, window[1], margin[1])))
     return starts
+
+
+def _any(cells: Mask, *, axis: int) -> Mask:
+    return np.asarray(cells.any(axis=axis))
 
 
 def _line(marked: Mask, edges: NDArray[np.intp], window: int, margin: int) -> list[tuple[int, int]]:

@@ -101,6 +101,10 @@ class BiRefNet(Stored):
         decoder: DecoderBuilder | None = None,
         **options: Any,
     ) -> None:
+        if config is not None and not isinstance(config, ModelConfig):
+            raise ConfigError(
+                f"config must be a ModelConfig, not {config!r}; a backbone is named by backbone='swin_v1_t'"
+            )
         given = dict(zip(PARTS, (backbone, squeeze, decoder_block, lateral_block, decoder), strict=True))
         parts: dict[str, Any] = {name: part for name, part in given.items() if callable(part)}
         options |= {name: part for name, part in given.items() if part is not None and name not in parts}
@@ -193,8 +197,8 @@ class BiRefNet(Stored):
         if source is None:
             if name not in PRETRAINED:
                 raise ConfigError(
-                    f"no pretrained weights of backbone {name} are published; those of {', '.join(PRETRAINED)} are, "
-                    "or give a file: pretrained_backbone='weights.pth'"
+                    f"no pretrained weights of backbone {name} are published; those of {', '.join(PRETRAINED)} are. "
+                    "For others give a file of its own state dict: pretrained_backbone='weights.pth'"
                 )
             source = fetch_file(PRETRAINED[name], "model.safetensors")
         anew = load_backbone(self.encoder.backbone, name, Path(source))

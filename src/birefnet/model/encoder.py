@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from birefnet.backbones import Backbone, Pyramid
+from birefnet.errors import ConfigError
 from birefnet.modules.resize import resize, size_of
 
 Channels = tuple[int, int, int, int]
@@ -44,13 +45,23 @@ class Encoder(nn.Module):
 
     def fuse(self, image: Tensor) -> Pyramid:
         """Maps of both scales in one.  (B, 3, H, W) -> maps with `channels` channels at the backbone's strides."""
-        full: Pyramid = self.backbone(image)
+        full = self._encode(image)
         if self.scale_fusion == "none":
             return full
         height, width = size_of(image)
-        half: Pyramid = self.backbone(resize(image, (height // 2, width // 2)))
+        half = self._encode(resize(image, (height // 2, width // 2)))
         x1, x2, x3, x4 = (self._join(a, resize(b, size_of(a))) for a, b in zip(full, half, strict=True))
         return x1, x2, x3, x4
+
+    def _encode(self, image: Tensor) -> Pyramid:
+        maps: Pyramid = self.backbone(image)
+        found = tuple(x.shape[1] for x in maps)
+        if found != tuple(self.backbone.channels):
+            raise ConfigError(
+                f"{type(self.backbone).__name__} returns maps of {found} channels, not {self.backbone.channels} as its "
+                "`channels` say"
+            )
+        return maps
 
     def _join(self, full: Tensor, half: Tensor) -> Tensor:
         return torch.cat([full, half], dim=1) if self.scale_fusion == "cat" else full + half

@@ -45,7 +45,7 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> tuple[ModelConfig
         first = shown(next(iter(tensors), "none"))
         raise WeightsError(
             f"{path}: not the weights of a BiRefNet: its {len(tensors)} keys (such as {first}) fit none of the "
-            f"backbones {', '.join(BACKBONES)}"
+            f"backbones {', '.join(BACKBONES)}; for one with a backbone of your own pass config="
         )
     try:
         config = _read(backbone, shapes)

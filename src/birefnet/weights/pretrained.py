@@ -41,7 +41,9 @@ PRETRAINED: dict[str, str] = {
 }
 """Hub ids of pretrained backbones, each with a `model.safetensors`."""
 
-DINO_V3_TERMS = "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before using them"
+DINO_V3_TERMS = (
+    "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before using them"
+)
 
 ENTRIES = ("model", "state_dict")
 """Where training programs put the state dict in a `.pth` file that holds more."""
@@ -168,19 +170,27 @@ def load_backbone(backbone: Backbone, name: str, path: str | Path) -> list[str]:
     """Load a pretrained file strictly into a backbone, which keeps its types and device.
 
     Args:
-        backbone: what `build_backbone(name)` returned.
-        name: a backbone of `PRETRAINED`.
-        path: a `.safetensors` or `.pth` file of timm or of the original authors.
+        backbone: what `build_backbone(name)` returned, or a backbone of the user's own.
+        name: what it is called.
+        path: a `.safetensors` or `.pth` file of timm, of the original authors, or of the backbone's own state dict.
 
     Returns:
         The keys that the file does not hold, and that keep their start values: Swin's output norms.
 
     Raises:
-        ConfigError: no pretrained files are known for this name.
         WeightsError: the file cannot be read or does not fit; the backbone is then unchanged.
     """
     path = Path(path)
     tensors, _ = read_tensors(path, entries=ENTRIES)
+    own = {key: tensor.shape for key, tensor in backbone.state_dict().items()}
+    if {key: tensor.shape for key, tensor in tensors.items()} == own:
+        backbone.load_state_dict(tensors)
+        return []
+    if name not in PRETRAINED:
+        raise WeightsError(
+            f"{path}: is not the backbone's own state dict, and for backbone {name} no other files are known: save it "
+            "by torch.save(backbone.state_dict(), ...)"
+        )
     result = backbone.load_state_dict(convert_backbone(name, tensors, path), strict=False)
     assert not result.unexpected_keys, result.unexpected_keys
     return [key for key in result.missing_keys if not key.endswith(_CONSTANT)]

@@ -462,7 +462,8 @@ def test_importing_does_not_import_the_library() -> None:
     assert result.stdout == "[]\n"
 
 
-def test_a_cache_that_was_tidied_up_is_filled_again(home: Path) -> None:
+@pytest.mark.usefixtures("home")
+def test_a_cache_that_was_tidied_up_is_filled_again() -> None:
     model = fetch_model(REPO)
     model.weights.resolve().unlink()
     assert not is_cached(REPO)

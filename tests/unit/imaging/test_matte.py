@@ -99,6 +99,21 @@ def test_edges_are_hardened_softened_and_moved(square: Matte) -> None:
     assert square.feather(0) is square
 
 
+def test_levels_make_insides_solid_and_keep_the_slope_of_edges() -> None:
+    soft = matte_of(np.linspace(0, 1, 11)[None])
+    assert soft.levels(0.2, 0.7).alpha[0] == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1], abs=1e-6)
+    assert np.array_equal(soft.levels(0, 1).alpha, soft.alpha)
+    assert soft.levels(0.1, 0.3).alpha.dtype == np.float32
+    grey = matte_of(np.full((4, 4), 0.9))
+    assert (grey.levels(0.1, 0.9).alpha == 1).all()
+
+
+@pytest.mark.parametrize("levels", [(0.5, 0.5), (0.7, 0.2), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1)])
+def test_impossible_levels_are_refused(square: Matte, levels: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=r"^levels .*: must be two numbers from 0 to 1, the lower one first$"):
+        square.levels(*levels)
+
+
 def test_profile_and_resolution_reach_the_file(tmp_path: Path) -> None:
     matte = matte_of(np.ones((8, 8)), icc_profile=b"\0" * 16 + b"RGB " + b"\0" * 200, dpi=(300.0, 150.0))
     for name, image in (("a.png", matte.cutout()), ("a.jpg", matte.composite("red")), ("a.tiff", matte.cutout())):

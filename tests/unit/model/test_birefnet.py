@@ -1,10 +1,13 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from birefnet.config import ModelConfig
-from birefnet.errors import ConfigError, InputError
+import birefnet
+from birefnet.backbones import Backbone, Pyramid, build_backbone
+from birefnet.config import ModelConfig, RefinerConfig
+from birefnet.errors import ConfigError, InputError, WeightsError
 from birefnet.model import BiRefNet
 from birefnet.modules.patches import image_to_patches
 from support import TINY, tiny_model
@@ -123,6 +126,71 @@ def test_channels_last_gives_the_same_logits() -> None:
         model.to(memory_format=torch.channels_last)
         actual = model(image.to(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_in_place_of_a_configuration_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="backbone='swin_v1_t'") as error:
+        BiRefNet("swin_v1_t")  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_a_refiner_is_chosen_by_its_kind_alone() -> None:
+    with torch.device("meta"):
+        model = BiRefNet(TINY, refiner="itself")
+    assert model.config.refiner == RefinerConfig("itself")
+
+
+class ThreeMaps(Backbone):
+    channels = (4, 4, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 4, stride=4)
+
+    def forward(self, image: torch.Tensor) -> Pyramid:
+        return (self.conv(image),) * 3  # type: ignore[return-value]
+
+
+def test_an_own_backbone_that_does_not_keep_its_word_is_named() -> None:
+    model = BiRefNet(backbone=ThreeMaps, decoder_channels=4).eval()
+    with pytest.raises(ConfigError, match=r"ThreeMaps returns maps of \(4, 4, 4\) channels") as error:
+        model(torch.zeros(1, 3, 64, 64))
+    assert "\n" not in str(error.value)
+
+    class NoChannels(ThreeMaps):
+        channels = (4, 4)  # type: ignore[assignment]
+
+    with pytest.raises(ConfigError, match="must be four numbers"):
+        BiRefNet(backbone=NoChannels)
+
+
+def test_an_own_backbone_starts_from_its_own_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "backbone.pth"
+    for backbone in ("mobilenet_v4_s", "pvt_v2_b0"):
+        trained = build_backbone(backbone)
+        torch.save(trained.state_dict(), path)
+        model = BiRefNet(backbone=backbone, pretrained_backbone=path)
+        loaded = model.encoder.backbone.state_dict()
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in trained.state_dict().items())
+    with pytest.raises(WeightsError, match=r"own state dict.*torch\.save") as error:
+        BiRefNet(backbone=ThreeMaps, pretrained_backbone=path)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_of_one_s_own_have_to_be_passed_again(tmp_path: Path) -> None:
+    class OneMap(ThreeMaps):
+        def forward(self, image: torch.Tensor) -> Pyramid:
+            x = self.conv(image)
+            return x, x, x, x
+
+    path = tmp_path / "own.safetensors"
+    BiRefNet(backbone=OneMap, decoder_channels=4).save(path)
+    with pytest.raises(WeightsError, match=r"parts of your own \(backbone\)") as error:
+        BiRefNet.load(path)
+    assert "\n" not in str(error.value)
+    assert birefnet.load(BiRefNet.load(path, backbone=OneMap), size=64).spec.size == (64, 64)
+    with pytest.raises(ConfigError, match="export the network first"):
+        birefnet.load(BiRefNet.load(path, backbone=OneMap), engine="onnx")
 
 
 def test_patches_are_contiguous_cells_in_the_documented_order() -> None:

@@ -1,0 +1,215 @@
+"""Score the closer looks at large photos: python benchmarks/refine.py --data DIR [--model NAME] [--size N].
+
+Needs the extra `eval`. Each photo of DIR/im that is at least 1.25 times as large as the network's input is predicted
+twice, by a single run and with `refine`, and both are scored against DIR/gt (foreground above 127): mean boundary
+accuracy, and with PySODMetrics the maximal F-measure of the mean curve (beta² 0.3), weighted F-measure and mean
+absolute error. A small input makes the same photos large relative to it. Without --data, a drawing of 3000 x 2000
+pixels goes through a network that is perfect at its own resolution: what the looks restore when it makes no mistakes.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from py_sod_metrics import MAE, FmeasureHandler, FmeasureV2, WeightedFmeasure
+
+import birefnet
+from birefnet import BiRefNetError
+from birefnet.config import InputSpec
+from birefnet.data.pairs import Pair, find_pairs
+from birefnet.engines.base import Engine
+from birefnet.engines.testing import FakeEngine
+from birefnet.imaging.io import read_photo
+from birefnet.predictor import Predictor, looks
+
+
+class Counted:
+    """An engine that counts its runs and the time they take.
+
+    Attributes:
+        images: how many images went through it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.images = 0
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Segment a batch.  (N, 3, H, W) -> (N, 1, H, W)."""
+        self.images += len(images)
+        return self.engine(images)
+
+
+class Perfect:
+    """A network without mistakes: what is brighter than half is foreground, decided at its own resolution."""
+
+    def __init__(self) -> None:
+        self.brightness = FakeEngine()
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Segment a batch.  (N, 3, H, W) -> (N, 1, H, W)."""
+        return (self.brightness(images) > 0.5).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one photo was predicted, and at what cost; `curve` is the F-measure at each of 256 thresholds."""
+
+    source: str
+    boundary: float
+    curve: NDArray[np.float64]
+    weighted_f: float
+    mae: float
+    images: int
+    seconds: float
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with im/ and gt/.")
+@click.option("--model", default="nano", show_default=True, help="Model, or weights file.")
+@click.option("--size", type=int, help="Side of the network's input; by default what the weights say.")
+@click.option("--jobs", type=int, default=2, show_default=True, help="Processes.")
+def main(data: Path | None, model: str, size: int | None, jobs: int) -> None:
+    """Print the scores of MODEL on DATA with and without closer looks, or those of a perfect network on a drawing."""
+    if data is None:
+        click.echo(drawn())
+        return
+    try:
+        predictor = birefnet.load(model, size=size)
+        pairs = [pair for pair in find_pairs(data) if looks(size_of(pair), predictor.spec.size)]
+    except BiRefNetError as error:
+        raise click.ClickException(str(error)) from error
+    height, width = predictor.spec.size
+    click.echo(f"{model}, {len(pairs)} photos of {data.name} larger than the input, {height} x {width}\n")
+    context = multiprocessing.get_context("spawn")  # a forked runtime may hang in its thread pool
+    with ProcessPoolExecutor(jobs, context, initializer=start_worker, initargs=(model, size)) as pool:
+        scores = list(pool.map(score_pair, pairs, chunksize=4))
+    click.echo(table(scores))
+
+
+def size_of(pair: Pair) -> tuple[int, int]:
+    """Tell the (height, width) of a photo without decoding it."""
+    with Image.open(pair.image) as file:
+        return file.height, file.width
+
+
+_predictor: Predictor
+
+
+def start_worker(model: str, size: int | None) -> None:
+    """Load the network once in each process."""
+    global _predictor  # the one way to hand an initialiser's result to the calls
+    cv2.setNumThreads(1)  # the processes share the cores
+    _predictor = birefnet.load(model, size=size)
+    _predictor.engine = Counted(_predictor.engine)
+
+
+def score_pair(pair: Pair) -> tuple[Score, Score]:
+    """Predict a photo by a single run and with closer looks, and score both."""
+    with Image.open(pair.mask) as file:
+        truth = np.where(np.asarray(file.convert("L")) > 127, 255, 0).astype(np.uint8)
+    photo = read_photo(pair.image)
+    single, refined = (score(pair.source, _predictor, photo.rgb, truth, refine=refine) for refine in (False, True))
+    return single, refined
+
+
+def score(
+    source: str, predictor: Predictor, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], *, refine: bool
+) -> Score:
+    """Predict a photo and score the prediction as an 8-bit map.  (H, W, 3), (H, W) of 0 and 255."""
+    engine = predictor.engine
+    assert isinstance(engine, Counted)
+    before, started = engine.images, time.perf_counter()
+    alpha = predictor.predict(rgb, refine=refine).alpha
+    seconds = time.perf_counter() - started
+    prediction = np.rint(alpha * 255).astype(np.uint8)
+    f = FmeasureV2({"f": FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3)})
+    mae, weighted_f = MAE(), WeightedFmeasure()
+    for measure in (f, mae, weighted_f):
+        measure.step(prediction, truth)
+    return Score(
+        source=source,
+        boundary=boundary_accuracy(prediction > 128, truth > 128),
+        curve=np.asarray(f.get_results()["f"]["dynamic"], np.float64),
+        weighted_f=float(weighted_f.get_results()["wfm"]),
+        mae=float(mae.get_results()["mae"]),
+        images=engine.images - before,
+        seconds=seconds,
+    )
+
+
+def boundary_accuracy(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Share of pixels near the true edge that are right, averaged over five widths of "near"; nan without an edge.
+
+    Cheng et al.: "CascadePSP", CVPR 2020; radii grow with the photo as in their code.
+    """
+    height, width = truth.shape
+    shares = []
+    for step in range(5):
+        radius = 1 + int(((width + height) / 300 - 1) / 5 * step)
+        near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        edge = cv2.morphologyEx(truth.view(np.uint8), cv2.MORPH_GRADIENT, near) > 0
+        if not edge.any():
+            return float("nan")
+        shares.append(float((prediction == truth)[edge].mean()))
+    return float(np.mean(shares))
+
+
+def table(pairs: list[tuple[Score, Score]]) -> str:
+    """Average the scores, in all and by source, as a Markdown table."""
+    rows = [
+        "| photos | number | looks | mBA | maxF | wF | MAE | runs | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    sources = sorted({single.source for single, _ in pairs})
+    for name in ["all", *(sources if len(sources) > 1 else [])]:
+        chosen = [pair for pair in pairs if name in ("all", pair[0].source)]
+        rows.append(row(name, "one", [single for single, _ in chosen]))
+        rows.append(row(name, "closer", [refined for _, refined in chosen]))
+    return "\n".join(rows)
+
+
+def row(name: str, how: str, scores: list[Score]) -> str:
+    """Average some scores as one row."""
+    max_f = float(np.mean([score.curve for score in scores], axis=0).max())
+    figures = (mean(s.boundary for s in scores), max_f, mean(s.weighted_f for s in scores), mean(s.mae for s in scores))
+    cost = f"{mean(s.images for s in scores):.1f} | {mean(s.seconds for s in scores):.2f}"
+    return f"| {name} | {len(scores)} | {how} | " + " | ".join(f"{f:.4f}" for f in figures) + f" | {cost} |"
+
+
+def mean(values: Iterable[float]) -> float:
+    """Average some numbers, leaving out those that are undefined."""
+    return float(np.nanmean(list(values)))
+
+
+def drawn() -> str:
+    """Score a perfect network of several input sizes on a drawing with straight, round and thin parts."""
+    photo = np.zeros((2000, 3000, 3), np.uint8)
+    white = (255, 255, 255)
+    cv2.circle(photo, (1500, 1000), 500, white, -1)
+    for angle in range(0, 360, 6):  # spokes, 24 to 1 pixels thick
+        x, y = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        thickness = 24 >> (angle // 6 % 5)
+        end = round(1500 + 900 * x), round(1000 + 900 * y)
+        cv2.line(photo, (round(1500 + 450 * x), round(1000 + 450 * y)), end, white, thickness)
+    cv2.rectangle(photo, (100, 100), (500, 600), white, 9)
+    truth = photo[..., 0]
+    rows = ["| input | looks | mBA | maxF | wF | MAE | runs | seconds |", "|---|---|---|---|---|---|---|---|"]
+    for side in (256, 512, 1024):
+        predictor = Predictor(Counted(Perfect()), InputSpec(size=(side, side)))
+        for refine, how in ((False, "one"), (True, "closer")):
+            line = row("", how, [score("drawing", predictor, photo, truth, refine=refine)])
+            rows.append(f"| {side} | " + line.split(" | ", 2)[2])
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
