@@ -1,7 +1,11 @@
+import signal
 from pathlib import Path
 
 import pytest
 import skimage
+
+# A shell that starts this in the background has Ctrl-C ignored, which the processes that tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

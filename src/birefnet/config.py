@@ -189,8 +189,13 @@ class ModelConfig(_Json):
             if option not in _REFERENCE_OPTIONS:
                 raise unknown_name("reference option", option, _REFERENCE_OPTIONS)
             fields |= _REFERENCE_OPTIONS[option](value)
-        if not fields.pop("inward_split", True):
-            fields.setdefault("inward", "whole")
+        whole = not fields.pop("inward_split", True)
+        if not fields.pop("inward_at_all", True):
+            fields["inward"] = "none"
+        elif whole:
+            fields["inward"] = "whole"
+        if fields.pop("class_head", False):
+            fields["classes"] = REFERENCE_CLASSES
         if not fields.get("side_supervision", True):
             fields.setdefault("outward", False)
         if not fields.pop("progressive", True):
@@ -307,6 +312,26 @@ def _squeeze_from(value: object) -> dict[str, Any]:
     }
 
 
+def _switch(field: str) -> Callable[[Any], dict[str, Any]]:
+    """Make the translation of an option that is on or off."""
+
+    def translate(value: object) -> dict[str, Any]:
+        if value not in (True, False):
+            raise ConfigError(
+                f"{field.replace('_', ' ')}: must be True or False in the reference's options, not {value!r}"
+            )
+        return {field: bool(value)}
+
+    return translate
+
+
+def _norm_from(batch_size: object) -> dict[str, Any]:
+    """Batch norm, which gives way to identity where the reference trains on single images."""
+    if not _is_whole(batch_size) or batch_size < 1:  # type: ignore[operator]
+        raise ConfigError(f"batch_size must be a whole number from 1 on, not {batch_size!r}")
+    return {"norm": "none" if batch_size == 1 else "batch"}
+
+
 _REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "bb": lambda value: {"backbone": value},
     "backbone": lambda value: {"backbone": value},
@@ -318,16 +343,15 @@ _REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "dec_channels_inter": lambda value: (
         {"decoder_channels": ADAPTIVE} if _look_up("dec_channels_inter", value, _REFERENCE_WIDTHS) == ADAPTIVE else {}
     ),
-    "dec_ipt": lambda value: {} if value else {"inward": "none"},
-    "dec_ipt_split": lambda value: {"inward_split": bool(value)},
-    "ms_supervision": lambda value: {"side_supervision": bool(value)},
-    "out_ref": lambda value: {"outward": bool(value)},
-    "auxiliary_classification": lambda value: {"classes": REFERENCE_CLASSES if value else 0},
-    # Its batch norm gives way to identity when it trains on single images.
-    "batch_size": lambda value: {"norm": "none" if value == 1 else "batch"},
+    "dec_ipt": _switch("inward_at_all"),
+    "dec_ipt_split": _switch("inward_split"),
+    "ms_supervision": _switch("side_supervision"),
+    "out_ref": _switch("outward"),
+    "auxiliary_classification": _switch("class_head"),
+    "batch_size": _norm_from,
     "refine": lambda value: {"kind": _look_up("refine", value, _REFERENCE_REFINERS) if value else None},
     "scale": lambda value: {"scale": value},
-    "progressive_ref": lambda value: {"progressive": bool(value)},
+    "progressive_ref": _switch("progressive"),
     "refine_iteration": lambda value: {"iterations": value},
 }
 

@@ -18,7 +18,7 @@ from birefnet.errors import ConfigError, InputError
 from birefnet.hub import fetch_file
 from birefnet.model.decoder import GRID, STRIDES, BlockBuilder, Decoder, DecoderLike, DecoderOutput
 from birefnet.model.encoder import Channels, Encoder, context_channels, fused_channels
-from birefnet.model.refiners import Refinement, build_refinement
+from birefnet.model.refiners import BackboneRefiner, Refinement, build_refinement
 from birefnet.model.storage import Stored
 from birefnet.modules.aspp import Aspp
 from birefnet.modules.decoder_blocks import DecoderBlock
@@ -94,7 +94,7 @@ class BiRefNet(Stored):
         *,
         backbone: str | BackboneBuilder | None = None,
         pretrained_backbone: bool | str | Path = False,
-        bb_pretrained: bool = False,
+        bb_pretrained: bool | str | Path = False,
         squeeze: str | BlockBuilder | None = None,
         decoder_block: str | BlockBuilder | None = None,
         lateral_block: BlockBuilder | None = None,
@@ -129,11 +129,12 @@ class BiRefNet(Stored):
                 scale=config.refiner.scale,
                 iterations=config.refiner.iterations,
                 block=partial(build_block, config=config),
-                norm=NORM_LAYERS[config.norm],
+                norm=config.norm,
+                side_supervision=config.side_supervision,
             )
-        if pretrained_backbone or bb_pretrained:
-            source = pretrained_backbone if isinstance(pretrained_backbone, str | Path) else None
-            self._pretrain(config.backbone, source)
+        source = pretrained_backbone if pretrained_backbone is not False else bb_pretrained
+        if source is not False:
+            self._pretrain(config.backbone, None if source is True else source)
 
     @classmethod
     def from_config(cls, config: ModelConfig | None = None, input_spec: InputSpec | None = None) -> Self:
@@ -209,34 +210,47 @@ class BiRefNet(Stored):
 
     def _check(self, image: Tensor) -> None:
         """Refuse what the network cannot take, before a layer deep inside does."""
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise InputError(f"the network takes floating-point tensors (B, 3, H, W), normalised, not {kind}")
         shape = tuple(image.shape)
-        if len(shape) != 4 or shape[1] != 3:
+        if len(shape) != 4 or shape[1] != 3 or shape[0] < 1:
             raise InputError(f"the network takes images (B, 3, H, W), not {shape}")
         batch, _, height, width = shape
         scale = 1 if self.refinement is None else self.refinement.scale
-        backbone = self.encoder.backbone
         views = 1 if self.config.scale_fusion == "none" else 2  # how much smaller the backbone sees the image too
         grid = GRID * scale
-        least = max(grid, -(-views * scale * backbone.min_side // grid) * grid)
-        if height % grid or width % grid or min(height, width) < least or batch < 1:
+        least = -(-views * scale * self.encoder.backbone.min_side // grid) * grid
+        if height % grid or width % grid or min(height, width) < max(grid, least):
             raise InputError(
-                f"height and width must be multiples of {grid}, from {least} on, not {height} x {width}: "
+                f"height and width must be multiples of {grid}, from {max(grid, least)} on, not {height} x {width}: "
                 "resize or pad the image first"
             )
-        if not self.training or batch > 1:
-            return
-        if self.config.norm == "batch":
+        if batch == 1 and self.training:
+            self._check_single(height, width, views * scale)
+
+    def _check_single(self, height: int, width: int, views: int) -> None:
+        """Refuse to train batch norm where a map has a single value to learn from."""
+        if any(map(trains_batch_norm, (self.encoder.squeeze, self.decoder))):
             raise InputError(
                 "batch norm cannot be trained on a single image: use batches of 2 or more, norm='group' or 'none', "
                 "or model.eval()"
             )
-        deepest = views * scale * max(backbone.strides)
-        trained = not backbone.frozen and any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-        if trained and (height // deepest) * (width // deepest) < 2:
-            raise InputError(
-                f"the batch norm of backbone {self.config.backbone} cannot be trained on a single image of {height} x "
-                f"{width}: use larger images, batches of 2 or more, or model.eval()"
-            )
+        backbones = [(self.encoder.backbone, views)]
+        if self.refinement is not None and isinstance(self.refinement.refiner, BackboneRefiner):
+            backbones.append((self.refinement.refiner.backbone, 1))
+        for backbone, smaller in backbones:
+            deepest = smaller * max(backbone.strides)
+            if trains_batch_norm(backbone) and (height // deepest) * (width // deepest) < 2:
+                raise InputError(
+                    f"the batch norm of a {type(backbone).__name__} cannot be trained on a single image of {height} x "
+                    f"{width}: use larger images, batches of 2 or more, or model.eval()"
+                )
+
+
+def trains_batch_norm(module: nn.Module) -> bool:
+    """Whether a module holds a batch norm that normalises by its input, not by what it has learnt."""
+    return any(isinstance(part, nn.BatchNorm2d) and part.training for part in module.modules())
 
 
 def configure(config: ModelConfig, options: Mapping[str, Any], custom: tuple[str, ...]) -> ModelConfig:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from birefnet.backbones import Backbone, build_backbone
 from birefnet.backbones.pvt_v2 import pvt_v2_b2
-from birefnet.errors import ConfigError, InputError
-from birefnet.model.decoder import GRID, STRIDES, BlockBuilder, Decoder, DecoderOutput
-from birefnet.modules.norm import NormBuilder
+from birefnet.errors import ConfigError
+from birefnet.model.decoder import STRIDES, BlockBuilder, Decoder, DecoderOutput
+from birefnet.modules.norm import STEM_NORMS, UNET_NORMS
 from birefnet.modules.refunet import RefUNet, Stem
 from birefnet.modules.resize import resize, size_of
 
@@ -49,18 +49,23 @@ class BackboneRefiner(nn.Module):
         backbone: encoder of what the stem makes, or of image and logits themselves.
         block: builder of the squeeze block and of the decoder blocks.
         stem: brings image and logits to the channels that the backbone takes, None if it takes them as they are.
+        side_supervision: whether the mask is predicted at strides 32, 16 and 8 too.
     """
 
-    def __init__(self, backbone: Backbone, block: BlockBuilder, stem: Stem | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, block: BlockBuilder, stem: Stem | None = None, *, side_supervision: bool = True
+    ) -> None:
         super().__init__()
         deepest = backbone.channels[-1]
         self.stem = stem
         self.backbone = backbone
         self.squeeze = block(deepest, deepest)
-        self.decoder = Decoder(backbone.channels, block, inward="none", gradient_channels=0)
+        self.decoder = Decoder(
+            backbone.channels, block, inward="none", side_supervision=side_supervision, gradient_channels=0
+        )
 
     def forward(self, image_and_logits: Tensor) -> Logits:
-        """Draw the mask again.  (B, 4, H, W) -> logits at strides 32, 16, 8 and 1, in training and evaluation."""
+        """Draw the mask again.  (B, 4, H, W) -> logits, with supervision at strides 32, 16, 8, and at full size."""
         x = image_and_logits if self.stem is None else self.stem(image_and_logits)
         x1, x2, x3, x4 = self.backbone(x)
         out: DecoderOutput = self.decoder((x1, x2, x3, self.squeeze(x4)), image_and_logits, supervise=True)
@@ -87,16 +92,11 @@ class Refinement(nn.Module):
         self.scale = scale
         self.iterations = iterations
 
-    @property
-    def grid(self) -> int:
-        """Both sides of the image must be multiples of this."""
-        return GRID * self.scale
-
     def forward(self, image: Tensor, network: Callable[[Tensor], Logits]) -> Logits:
         """Run the network and refine its mask.
 
         Args:
-            image: The normalised image, (B, 3, H, W); H and W are multiples of `grid`.
+            image: The normalised image, (B, 3, H, W); H and W are multiples of 32 * `scale`.
             network: Gives logits of the mask of an image, coarse to fine, the last at the image's size: all that are
                 supervised in training, the last alone in evaluation. It is called with another size and batch than
                 `image` has. What else it makes, such as gradient predictions, is for the caller to collect.
@@ -104,16 +104,8 @@ class Refinement(nn.Module):
         Returns:
             All logits, the network's first, then those of each iteration. The last are the result, (B, 1, H, W); the
             others have sizes of their own, those before a refinement in tiles being of the smaller image.
-
-        Raises:
-            InputError: H or W is no multiple of `grid`.
         """
         height, width = size_of(image)
-        if height % self.grid or width % self.grid or min(height, width) < 1:
-            raise InputError(
-                f"height and width must be multiples of {self.grid} ({GRID} times the refinement's scale of "
-                f"{self.scale}), not {height} x {width}: resize or pad the image first"
-            )
         logits = network(resize(image, (height // self.scale, width // self.scale)))
         for _ in range(self.iterations):
             logits += self._refine(image, resize(logits[-1], (height, width)), network)
@@ -143,7 +135,8 @@ def build_refinement(
     scale: int,
     iterations: int,
     block: BlockBuilder,
-    norm: NormBuilder = nn.BatchNorm2d,
+    norm: str = "batch",
+    side_supervision: bool = True,
 ) -> Refinement:
     """Build a refinement with random weights.
 
@@ -155,22 +148,30 @@ def build_refinement(
         scale: Tiles on each side of the image, 1 for no tiles.
         iterations: How often the mask is refined.
         block: Builder of the decoder blocks of the kinds that have a backbone.
-        norm: Builder of the normalisation of stems and U-Net.
+        norm: Normalisation of stems and U-Net, as in `ModelConfig`.
+        side_supervision: Whether the kinds that have a backbone predict the mask at its strides too.
 
     Raises:
         ConfigError: the backbone is unknown or does not fit the kind.
     """
+    stem = partial(Stem, IMAGE_AND_LOGITS, norm=STEM_NORMS[norm])
+    on_backbone = partial(BackboneRefiner, block=block, side_supervision=side_supervision)
     builders: dict[str, Callable[[], nn.Module]] = {
-        "refunet": partial(RefUNet, IMAGE_AND_LOGITS, norm=norm),
-        "refiner": partial(_refiner, backbone, block, norm),
-        "refiner_pvt_in4": lambda: BackboneRefiner(pvt_v2_b2(in_channels=IMAGE_AND_LOGITS), block),
-        "itself": partial(Stem, IMAGE_AND_LOGITS, norm=norm),
+        "refunet": lambda: RefUNet(IMAGE_AND_LOGITS, norm=UNET_NORMS[norm]),
+        "refiner": lambda: on_backbone(pyramid_backbone(backbone), stem=stem()),
+        "refiner_pvt_in4": lambda: on_backbone(pvt_v2_b2(in_channels=IMAGE_AND_LOGITS)),
+        "itself": stem,
     }
     return Refinement(builders[kind](), scale=scale, iterations=iterations)
 
 
-def _refiner(backbone: str, block: BlockBuilder, norm: NormBuilder) -> BackboneRefiner:
-    encoder = build_backbone(backbone)
-    if encoder.strides != STRIDES:
-        raise ConfigError(f"a refiner needs a backbone with maps at strides 4, 8, 16 and 32, which {backbone} has not")
-    return BackboneRefiner(encoder, block, Stem(IMAGE_AND_LOGITS, norm=norm))
+def pyramid_backbone(name: str) -> Backbone:
+    """Build a backbone for a refiner.
+
+    Raises:
+        ConfigError: the backbone is unknown, or its maps are not at strides 4, 8, 16 and 32.
+    """
+    backbone = build_backbone(name)
+    if backbone.strides != STRIDES:
+        raise ConfigError(f"a refiner needs a backbone with maps at strides 4, 8, 16 and 32, which {name} has not")
+    return backbone

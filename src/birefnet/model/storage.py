@@ -67,6 +67,7 @@ class Stored(nn.Module, ABC):
             WeightsError: the file cannot be read, or does not fit; the message says what is missing, unexpected or of
                 another shape.
         """
+        device = _device(device)
         checkpoint = read_checkpoint(path, config=config)
         notes = checkpoint.notes
         if input_spec is None and checkpoint.input_spec is None:
@@ -189,6 +190,13 @@ class Stored(nn.Module, ABC):
         millions = sum(parameter.numel() for parameter in self.parameters()) / 1e6
         height, width = self.input_spec.size
         return CARD.format(backbone=self.config.backbone, millions=millions, height=height, width=width)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown; write cpu, cuda, cuda:1 or mps") from error
 
 
 CARD = """---

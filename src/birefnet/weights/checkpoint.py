@@ -10,7 +10,7 @@ from torch import Tensor
 
 from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import ConfigError, OutputError, WeightsError
-from birefnet.weights.files import read_tensors, shown, write_tensors
+from birefnet.weights.files import STATE_ENTRIES, read_tensors, shown, write_tensors
 from birefnet.weights.infer import infer_config
 from birefnet.weights.keys import KeyMap, strip_wrappers
 
@@ -42,10 +42,13 @@ class MismatchError(WeightsError):
         shapes = [f"{shown(key)} {found} instead of {expected}" for key, (found, expected) in mismatched.items()]
         parts = [
             f"{len(keys)} {what} ({', '.join(map(shown, keys[:SHOWN]))}{', ...' if len(keys) > SHOWN else ''})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape or type", shapes))
             if keys
         ]
-        super().__init__(f"{path}: does not fit a BiRefNet with backbone {config.backbone}: {'; '.join(parts)}")
+        super().__init__(
+            f"{path}: does not fit a BiRefNet with backbone {config.backbone}: {'; '.join(parts)}; "
+            "fetch the file again, or pass the config that it was trained with"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ def read_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
         WeightsError: the file cannot be read, or belongs to no network that can be built here.
     """
     path = Path(path)
-    tensors, metadata = read_tensors(path)
+    if config is not None and not isinstance(config, ModelConfig):
+        raise ConfigError(f"config must be a ModelConfig, not {config!r}")
+    tensors, metadata = read_tensors(path, entries=STATE_ENTRIES)
     tensors = _unwrapped(path, tensors)
     saved_config, spec = _read_metadata(path, metadata)
     notes: tuple[str, ...] = ()

@@ -19,6 +19,8 @@ from birefnet.errors import OutputError, WeightsError
 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".pth", ".pt")
+STATE_ENTRIES = ("model", "state_dict")
+"""Where training programs put the state dict in a `.pth` file that holds more."""
 
 # What torch's restricted unpickler says of objects it will not make, as opposed to bytes it cannot make out.
 _CODE = re.compile(r"GLOBAL|Unsupported class|allowed|reduce|callable|torchscript", re.IGNORECASE)
@@ -43,6 +45,8 @@ def read_tensors(path: str | Path, entries: Sequence[str] = ()) -> tuple[dict[st
             size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; give the path of a .safetensors or .pth file") from None
+    except IsADirectoryError:
+        raise WeightsError(f"{path}: a folder; name the weights file in it") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     metadata: dict[str, str] = {}
@@ -54,8 +58,14 @@ def read_tensors(path: str | Path, entries: Sequence[str] = ()) -> tuple[dict[st
             tensors, metadata = _read_safetensors(path)
         elif start.startswith((b"PK", b"\x80")):
             tensors = _read_pickle(path, entries)
+        elif start.startswith(b"version h"):
+            raise WeightsError(f"{path}: a pointer of Git LFS, not the weights; fetch them with git lfs pull")
+        elif start.lstrip().startswith(b"<"):
+            raise WeightsError(f"{path}: a web page, not weights; download the file itself")
         else:
-            raise WeightsError(f"{path}: neither a .safetensors nor a .pth file (or cut off at its start)")
+            raise WeightsError(
+                f"{path}: neither a .safetensors nor a .pth file (or cut off at its start); fetch or save it again"
+            )
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise WeightsError(f"{path}: {shown(key)} is no plain tensor of numbers; save it dense and not quantised")
@@ -97,7 +107,10 @@ def _read_pickle(path: Path, entries: Sequence[str]) -> dict[str, Tensor]:
     if len(nested) == 1 and _is_state_dict(nested[0]):
         return dict(nested[0])
     below = f", itself or below {' or '.join(map(repr, entries))}" if entries else ""
-    raise WeightsError(f"{path}: not a state dict, which maps names to tensors and holds nothing else{below}")
+    raise WeightsError(
+        f"{path}: not a state dict, which maps names to tensors and holds nothing else{below}; save "
+        "model.state_dict() alone"
+    )
 
 
 def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:

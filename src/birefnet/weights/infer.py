@@ -1,6 +1,7 @@
 """Which network does a state dict belong to? Its keys and shapes tell."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,14 @@ from birefnet.config import ADAPTIVE, ModelConfig, RefinerConfig
 from birefnet.errors import ConfigError, WeightsError
 from birefnet.weights.files import shown
 from birefnet.weights.keys import KeyMap
+from birefnet.weights.pretrained import identify_backbone
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCKS = tuple(f"decoder.decoder_block{level}." for level in (4, 3, 2, 1))
+
+# Where the attention of blocks stands: one place would do, if no file lacked any.
+_ATTENTIONS = tuple(f"{block}dec_att." for block in (*_BLOCKS, "squeeze_module.0."))
 
 # Keys that every backbone of a family has on disk, so that only few have to be built to be compared.
 _MARKERS = {"swin_v1": "layers.", "pvt_v2": "patch_embed1.", "vgg": "conv1.", "resnet": "conv1.4.", "dino_v3": "model."}
@@ -42,11 +47,9 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> tuple[ModelConfig
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     backbone = _backbone(shapes, "bb.")
     if backbone is None:
-        first = shown(next(iter(tensors), "none"))
-        raise WeightsError(
-            f"{path}: not the weights of a BiRefNet: its {len(tensors)} keys (such as {first}) fit none of the "
-            f"backbones {', '.join(BACKBONES)}; for one with a backbone of your own pass config="
-        )
+        raise WeightsError(f"{path}: not the weights of a BiRefNet: {_what_else(tensors)}")
+    if "squeeze_module.conv_in.weight" in shapes:  # without the number that the network's own has
+        raise WeightsError(f"{path}: the weights of a refiner alone; give those of the whole network")
     try:
         config = _read(backbone, shapes)
     except ConfigError as error:
@@ -54,11 +57,24 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> tuple[ModelConfig
     return config, tuple(f"{path}: {note}" for note in _notes(config))
 
 
+def _what_else(tensors: Mapping[str, Tensor]) -> str:
+    """Say what a state dict is that belongs to no network here, and what to do with it."""
+    alone = identify_backbone({key.removeprefix("bb."): tensor for key, tensor in tensors.items()})
+    if alone is not None:
+        return f"they are of the backbone {alone} alone, for BiRefNet(backbone={alone!r}, pretrained_backbone=FILE)"
+    first = shown(next(iter(tensors), "none"))
+    return (
+        f"its {len(tensors)} keys (such as {first}) fit none of the backbones {', '.join(BACKBONES)}; "
+        "for a network with a backbone of your own pass config="
+    )
+
+
 def _read(backbone: str, shapes: Shapes) -> ModelConfig:
     defaults = ModelConfig(backbone=backbone)
     squeeze = _squeeze(shapes)
+    pools = [f"{prefix}global_avg_pool.1.weight" for prefix in (*_ATTENTIONS, "squeeze_module.0.")]
     widths: dict[str, Any] = {
-        "attention_channels": _size(shapes, f"{_BLOCKS[0]}dec_att.global_avg_pool.1.weight", 0),
+        "attention_channels": next((shapes[key][0] for key in pools if shapes.get(key)), None),
         "inward_channels": _size(shapes, "decoder.ipt_blk1.conv1.weight", 0),
         "gradient_channels": _size(shapes, "decoder.gdt_convs_4.0.weight", 0),
     }
@@ -69,8 +85,8 @@ def _read(backbone: str, shapes: Shapes) -> ModelConfig:
         squeeze=squeeze,
         squeeze_count=max(1, len({key.split(".")[1] for key in shapes if key.startswith("squeeze_module.")})),
         decoder_block="residual" if f"{_BLOCKS[0]}conv_resi.weight" in shapes else "basic",
-        attention=_attention(f"{_BLOCKS[0]}dec_att.", shapes),
-        decoder_channels=_decoder_channels(shapes) or defaults.decoder_channels,
+        attention=next((kind for prefix in _ATTENTIONS if (kind := _attention(prefix, shapes)) != "none"), "none"),
+        decoder_channels=_decoder_channels(shapes),
         inward=_inward(shapes),
         side_supervision="decoder.conv_ms_spvn_4.weight" in shapes,
         outward="decoder.gdt_convs_4.0.weight" in shapes,
@@ -170,14 +186,14 @@ def _context(backbone: str, squeeze: str, shapes: Shapes) -> int:
     return sums.get(width, 3)
 
 
-def _decoder_channels(shapes: Shapes) -> int | str | None:
-    widths = {
-        (_size(shapes, f"{block}conv_in.weight", 0), _size(shapes, f"{block}conv_in.weight", 1)) for block in _BLOCKS
-    }
-    inner = {width for width, _ in widths}
-    if len(inner) == 1:
-        return inner.pop()
-    return ADAPTIVE
+def _decoder_channels(shapes: Shapes) -> int | str:
+    """Inner width of the decoder blocks: what most have, or a quarter of each one's input."""
+    weights = [shape[:2] for block in _BLOCKS if len(shape := shapes.get(f"{block}conv_in.weight", ())) == 4]
+    if not weights:
+        return ModelConfig.decoder_channels
+    width, count = Counter(inner for inner, _ in weights).most_common(1)[0]
+    quarters = sum(inner == max(outer // 4, 1) for inner, outer in weights)
+    return ADAPTIVE if quarters > count else width
 
 
 def _inward(shapes: Shapes) -> str:

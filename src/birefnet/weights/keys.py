@@ -134,12 +134,16 @@ def _decoder(block: Pairs) -> Pairs:
     )
 
 
-_STEM: Pairs = (
-    ("conv_in.", "conv1."),
-    ("norm_in.", "norm1.0."),
-    ("conv_out.", "conv2."),
-    ("norm_out.", "norm2.0."),
-)
+def _stem(norm: str) -> Pairs:
+    # A layer norm stands between two changes of layout there.
+    place = 1 if norm == "none" else 0
+    return (
+        ("conv_in.", "conv1."),
+        ("norm_in.", f"norm1.{place}."),
+        ("conv_out.", "conv2."),
+        ("norm_out.", f"norm2.{place}."),
+    )
+
 
 # Its first encoder is conv, conv, norm; the others are pool, conv, norm: convolution and norm are at 1 and 2 in all.
 _REFUNET: Pairs = (
@@ -180,11 +184,11 @@ def _refinement(config: ModelConfig, block: Pairs) -> Pairs:
     if config.refiner is None:
         return ()
     if config.refiner.kind == "itself":
-        return _below("refinement.refiner.", "stem_layer.", _STEM)
+        return _below("refinement.refiner.", "stem_layer.", _stem(config.norm))
     refiner = _REFUNET
     if config.refiner.kind != "refunet":
         refiner = (
-            *_below("stem.", "stem_layer.", _STEM),
+            *_below("stem.", "stem_layer.", _stem(config.norm)),
             *_below("backbone.", "bb.", _backbone(config.refiner.backbone)),
             # Without the number that the network's own squeeze module has.
             *_below("squeeze.", "squeeze_module.", block),

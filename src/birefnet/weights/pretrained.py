@@ -17,8 +17,8 @@ from torch import Tensor
 from birefnet.backbones import Backbone, build_backbone
 from birefnet.config import ModelConfig, unknown_name
 from birefnet.errors import WeightsError
-from birefnet.weights.files import read_tensors, shown
-from birefnet.weights.keys import KeyMap
+from birefnet.weights.files import STATE_ENTRIES, read_tensors, shown
+from birefnet.weights.keys import KeyMap, strip_wrappers
 
 PRETRAINED: dict[str, str] = {
     "swin_v1_t": "timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k",
@@ -44,9 +44,6 @@ PRETRAINED: dict[str, str] = {
 DINO_V3_TERMS = (
     "the pretrained weights of DINOv3 are under the DINOv3 licence: read it where they are published before using them"
 )
-
-ENTRIES = ("model", "state_dict")
-"""Where training programs put the state dict in a `.pth` file that holds more."""
 
 SHOWN = 4
 """How many keys an error names of each kind."""
@@ -158,12 +155,17 @@ def convert_backbone(name: str, tensors: Mapping[str, Tensor], source: Path) -> 
         )
         if keys
     ]
-    owner = next((other for other in PRETRAINED if other != name and _match(other, tensors).fits), None)
+    owner = identify_backbone(tensors)
     if owner is not None:
         parts.append(f"these are the weights of {owner}")
-    elif any(key.startswith("bb.") for key in tensors):
+    elif any(key.startswith("decoder.") for key in tensors):
         parts.append("these are the weights of a whole network, which birefnet.load_model reads")
     raise WeightsError(f"{source}: does not fit the backbone {name}: {'; '.join(parts)}")
+
+
+def identify_backbone(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the backbone whose pretrained file this is, None for other files."""
+    return next((name for name in PRETRAINED if _match(name, tensors).fits), None)
 
 
 def load_backbone(backbone: Backbone, name: str, path: str | Path) -> list[str]:
@@ -181,7 +183,8 @@ def load_backbone(backbone: Backbone, name: str, path: str | Path) -> list[str]:
         WeightsError: the file cannot be read or does not fit; the backbone is then unchanged.
     """
     path = Path(path)
-    tensors, _ = read_tensors(path, entries=ENTRIES)
+    tensors, _ = read_tensors(path, entries=STATE_ENTRIES)
+    tensors = {strip_wrappers(key): tensor for key, tensor in tensors.items()}
     own = {key: tensor.shape for key, tensor in backbone.state_dict().items()}
     if {key: tensor.shape for key, tensor in tensors.items()} == own:
         backbone.load_state_dict(tensors)

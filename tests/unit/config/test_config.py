@@ -162,3 +162,12 @@ def test_the_categories_are_those_of_dis5k() -> None:
     assert len(DIS5K_CLASSES) == len(set(DIS5K_CLASSES)) == REFERENCE_CLASSES
     assert list(DIS5K_CLASSES) == sorted(DIS5K_CLASSES)
     assert {"BicycleFrame", "UAV", "Yacht"} <= set(DIS5K_CLASSES)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": "1"}, {"batch_size": 0}, {"ms_supervision": "False"}, {"dec_ipt": 2}]
+)
+def test_values_that_the_reference_would_not_have_are_refused_in_one_line(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"must be") as error:
+        ModelConfig.from_reference(options)
+    assert "\n" not in str(error.value)

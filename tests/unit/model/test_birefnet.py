@@ -30,13 +30,22 @@ def test_parameter_counts_equal_the_published_ones(backbone: str, millions: floa
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 64, 100), (1, 3, 33, 64), (1, 4, 64, 64), (3, 64, 64), (1, 3, 0, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 64, 100), (1, 3, 33, 64), (1, 4, 64, 64), (3, 64, 64), (1, 3, 0, 64), (0, 3, 64, 64)]
+)
 def test_impossible_inputs_are_refused_in_one_line(shape: tuple[int, ...]) -> None:
     model = tiny_model()
     for run in (model, model.forward_train):
         with pytest.raises(InputError) as error:
             run(torch.zeros(shape))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("image", [None, [[1.0]], torch.zeros(1, 3, 64, 64, dtype=torch.uint8)])
+def test_what_is_no_floating_point_tensor_is_refused_in_one_line(image: object) -> None:
+    with pytest.raises(InputError, match="floating-point tensors") as error:
+        tiny_model()(image)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_backbone_is_refused() -> None:

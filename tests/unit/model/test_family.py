@@ -293,6 +293,46 @@ def test_refiners_train_jointly_and_refuse_what_does_not_fit(kind: str, scale: i
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        # The reference makes side predictions of a refiner only with those of the network.
+        (
+            {"refine": "Refiner", "bb": "pvt_v2_b2", "ms_supervision": False},
+            "refiner.decoder.conv_out1.0.weight",
+            "refiner.decoder.conv_ms_spvn_4.weight",
+        ),
+        # Its U-Net keeps batch norm where the network has none, and its stem gets a layer norm.
+        ({"refine": "RefUNet", "batch_size": 1}, "refiner.encoder_1.2.running_mean", "squeeze_module.0.bn_in.weight"),
+        ({"refine": "itself", "batch_size": 1}, "stem_layer.norm1.1.weight", "stem_layer.norm1.0.weight"),
+        (
+            {"refine": "Refiner", "bb": "pvt_v2_b2", "batch_size": 1},
+            "refiner.stem_layer.norm2.1.bias",
+            "refiner.stem_layer.norm2.0.bias",
+        ),
+    ],
+)
+def test_refiners_have_the_keys_that_the_options_give_them(
+    options: dict[str, Any], present: str, absent: str, tmp_path: Path
+) -> None:
+    model = BiRefNet(ModelConfig.from_reference({"bb": "vgg16", **options}))
+    model.save(tmp_path / "weights.pth")
+    keys = torch.load(tmp_path / "weights.pth", weights_only=True).keys()
+    assert present in keys
+    assert absent not in keys
+    assert load_model(tmp_path / "weights.pth").config == model.config
+    if model.config.norm == "none":
+        mean_loss(model.train().forward_train(torch.randn(1, 3, 128, 128))).backward()
+
+
+def test_single_images_pass_where_batch_norm_does_not_train() -> None:
+    model = BiRefNet(backbone=TinyBackbone, decoder_channels=8, **WIDTHS).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    mean_loss(model.forward_train(torch.randn(1, 3, 64, 64))).backward()
+
+
 @pytest.mark.parametrize("norm", ["group", "none"])
 def test_single_images_train_without_batch_norm(norm: str) -> None:
     torch.manual_seed(0)
@@ -302,7 +342,7 @@ def test_single_images_train_without_batch_norm(norm: str) -> None:
 
 def test_a_backbone_s_own_batch_norm_refuses_a_single_small_image() -> None:
     model = BiRefNet(backbone="resnet50", norm="none", decoder_channels=8, **WIDTHS).train()
-    with pytest.raises(InputError, match="resnet50 cannot be trained on a single image of 64 x 64") as error:
+    with pytest.raises(InputError, match="ResNet cannot be trained on a single image of 64 x 64") as error:
         model.forward_train(torch.randn(1, 3, 64, 64))
     assert "\n" not in str(error.value)
     mean_loss(model.forward_train(torch.randn(1, 3, 64, 128))).backward()

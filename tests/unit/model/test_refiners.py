@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from birefnet.backbones import BACKBONES, build_backbone
 from birefnet.config import REFINERS
-from birefnet.errors import ConfigError, InputError
+from birefnet.errors import ConfigError
 from birefnet.model.refiners import (
     BackboneRefiner,
     Logits,
@@ -124,19 +124,9 @@ def test_kinds_are_built_by_name(kind: str) -> None:
     with torch.device("meta"):
         refinement = build_refinement(kind, backbone="pvt_v2_b2", scale=3, iterations=4, block=block)
     assert isinstance(refinement.refiner, kinds[kind])
-    assert (refinement.scale, refinement.iterations, refinement.grid) == (3, 4, 96)
+    assert (refinement.scale, refinement.iterations) == (3, 4)
     has_stem = [name for name, _ in refinement.refiner.named_modules() if name == "stem"] == ["stem"]
     assert has_stem == (kind in ("refunet", "refiner"))
-
-
-@pytest.mark.parametrize(("scale", "size"), [(1, (48, 64)), (2, (96, 128)), (2, (64, 0)), (3, (96, 64))])
-def test_sizes_that_do_not_divide_are_refused_in_one_line(scale: int, size: tuple[int, int]) -> None:
-    network = Network()
-    refinement = Refinement(nn.Conv2d(4, 1, 1), scale=scale, iterations=1)
-    with pytest.raises(InputError, match=f"multiples of {32 * scale} ") as error:
-        refinement(torch.zeros(1, 3, *size), network)
-    assert "\n" not in str(error.value)
-    assert network.seen == []
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from birefnet import load_model, save_model
+from birefnet.backbones import build_backbone
 from birefnet.config import InputSpec, ModelConfig
-from birefnet.errors import OutputError, WeightsError
+from birefnet.errors import ConfigError, OutputError, WeightsError
 from birefnet.model import BiRefNet
 from birefnet.weights.checkpoint import MismatchError
+from birefnet.weights.keys import KeyMap
 from support import GOLDENS, TINY, golden_input, golden_model, golden_state, relative_error, tiny_model
 
 SWIN_T = ModelConfig(backbone="swin_v1_t")
@@ -438,3 +440,91 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, suffix: str) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     one_line(error, path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_a_checkpoint_of_a_training_may_hold_the_weights_as_an_entry(tmp_path: Path, entry: str) -> None:
+    model = tiny_model()
+    torch.save({entry: golden_state(model), "epoch": 3}, tmp_path / "checkpoint.pth")
+    assert load_model(tmp_path / "checkpoint.pth").config == TINY
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"<!doctype html><html></html>", "download the file itself"),
+        (b"garbage", "fetch or save it again"),
+    ],
+)
+def test_what_is_downloaded_instead_of_weights_is_named(tmp_path: Path, content: bytes, remedy: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=remedy) as error:
+        load_model(path)
+    one_line(error, path)
+
+
+def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="a folder; name the weights file") as error:
+        load_model(tmp_path)
+    one_line(error, tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "bb."])
+def test_a_backbone_alone_is_told_from_a_network(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "backbone.pth"
+    keys = KeyMap(ModelConfig(backbone="pvt_v2_b0"))
+    state = build_backbone("pvt_v2_b0").state_dict()
+    renamed = {
+        (keys.to_reference(f"encoder.backbone.{key}") or "").replace("bb.", prefix): tensor
+        for key, tensor in state.items()
+    }
+    torch.save(renamed, path)
+    if prefix:
+        # Everything but the backbone is missing.
+        with pytest.raises(WeightsError, match="missing") as error:
+            load_model(path)
+    else:
+        with pytest.raises(WeightsError, match="backbone='pvt_v2_b0', pretrained_backbone=FILE") as error:
+            load_model(path)
+    one_line(error, path)
+
+
+def test_a_refiner_alone_is_told_from_a_network(tmp_path: Path) -> None:
+    path = tmp_path / "refiner.pth"
+    model = BiRefNet(backbone="pvt_v2_b0", refiner={"kind": "refiner", "backbone": "pvt_v2_b0", "scale": 1})
+    model.save(tmp_path / "whole.pth")
+    whole = torch.load(tmp_path / "whole.pth", weights_only=True)
+    refiner = {key.removeprefix("refiner."): value for key, value in whole.items() if key.startswith("refiner.")}
+    torch.save(refiner, path)
+    with pytest.raises(WeightsError, match="a refiner alone") as error:
+        load_model(path)
+    one_line(error, path)
+
+
+def test_a_missing_key_does_not_change_what_is_told_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "gap.pth"
+    state = golden_state(BiRefNet(backbone="pvt_v2_b0"))
+    del state["decoder.decoder_block4.conv_in.weight"]
+    torch.save(state, path)
+    with pytest.raises(MismatchError) as error:
+        load_model(path)
+    assert error.value.missing == ["decoder.decoder_block4.conv_in.weight"]
+    assert not error.value.unexpected
+    assert not error.value.mismatched
+
+
+def test_the_attention_of_the_squeeze_module_alone_tells_its_width(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="pvt_v2_b0", attention="none", squeeze="aspp", attention_channels=64)
+    BiRefNet(config).save(tmp_path / "weights.pth")
+    assert load_model(tmp_path / "weights.pth").config == config
+
+
+def test_unknown_devices_and_configurations_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    tiny_model().save(path)
+    with pytest.raises(ConfigError, match="device 'nope' is unknown"):
+        load_model(path, device="nope")
+    with pytest.raises(ConfigError, match="must be a ModelConfig"):
+        load_model(path, config={"backbone": "swin_v1_t"})  # type: ignore[arg-type]
