@@ -1,15 +1,14 @@
 """Score the closer looks at large photos: python benchmarks/refine.py --data DIR [--model NAME] [--size N].
 
-Needs the extra `eval`. Each photo of DIR/im that is at least 1.25 times as large as the network's input is predicted
-twice, by a single run and with `refine`, and both are scored against DIR/gt (foreground above 127): mean boundary
-accuracy, and with PySODMetrics the maximal F-measure of the mean curve (beta² 0.3), weighted F-measure and mean
-absolute error. A small input makes the same photos large relative to it. Without --data, a drawing of 3000 x 2000
-pixels goes through a network that is perfect at its own resolution: what the looks restore when it makes no mistakes.
+Each photo of DIR/im that is at least 1.25 times as large as the network's input is predicted twice, by a single run and
+with `refine`, and both are scored against DIR/gt (foreground above 127): mean boundary accuracy, maximal F-measure of
+the mean curve, weighted F-measure and mean absolute error. A small input makes the same photos large relative to it.
+Without --data, a drawing of 3000 x 2000 pixels goes through a network that is perfect at its own resolution: what the
+looks restore when it makes no mistakes.
 """
 
 import multiprocessing
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from py_sod_metrics import MAE, FmeasureHandler, FmeasureV2, WeightedFmeasure
 
 import birefnet
 from birefnet import BiRefNetError
@@ -28,6 +26,7 @@ from birefnet.data.pairs import Pair, find_pairs
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
 from birefnet.imaging.io import read_photo
+from birefnet.metrics import Conventions, Scorer
 from birefnet.predictor import Predictor, looks
 
 
@@ -59,17 +58,24 @@ class Perfect:
         return (self.brightness(images) > 0.5).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Score:
-    """How well one photo was predicted, and at what cost; `curve` is the F-measure at each of 256 thresholds."""
+    """How well photos were predicted, and at what cost."""
 
-    source: str
-    boundary: float
-    curve: NDArray[np.float64]
-    weighted_f: float
-    mae: float
-    images: int
-    seconds: float
+    scorer: Scorer
+    images: int = 0
+    seconds: float = 0.0
+
+    def merge(self, other: "Score") -> None:
+        """Take in other photos."""
+        self.scorer.merge(other.scorer)
+        self.images += other.images
+        self.seconds += other.seconds
+
+
+def no_score() -> Score:
+    """A score of no photos yet."""
+    return Score(Scorer(["mBA", "F", "wF", "MAE"], Conventions(truth_above=127)))
 
 
 @click.command()
@@ -112,82 +118,50 @@ def start_worker(model: str, size: int | None) -> None:
     _predictor.engine = Counted(_predictor.engine)
 
 
-def score_pair(pair: Pair) -> tuple[Score, Score]:
-    """Predict a photo by a single run and with closer looks, and score both."""
+def score_pair(pair: Pair) -> tuple[str, Score, Score]:
+    """Predict a photo by a single run and with closer looks, and score both; returns its source too."""
     with Image.open(pair.mask) as file:
-        truth = np.where(np.asarray(file.convert("L")) > 127, 255, 0).astype(np.uint8)
+        truth = np.asarray(file.convert("L"))
     photo = read_photo(pair.image)
-    single, refined = (score(pair.source, _predictor, photo.rgb, truth, refine=refine) for refine in (False, True))
-    return single, refined
+    single, refined = (score(_predictor, photo.rgb, truth, refine=refine) for refine in (False, True))
+    return pair.source, single, refined
 
 
-def score(
-    source: str, predictor: Predictor, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], *, refine: bool
-) -> Score:
-    """Predict a photo and score the prediction as an 8-bit map.  (H, W, 3), (H, W) of 0 and 255."""
+def score(predictor: Predictor, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], *, refine: bool) -> Score:
+    """Predict a photo and score the prediction as an 8-bit map.  (H, W, 3), (H, W)."""
     engine = predictor.engine
     assert isinstance(engine, Counted)
     before, started = engine.images, time.perf_counter()
     alpha = predictor.predict(rgb, refine=refine).alpha
-    seconds = time.perf_counter() - started
-    prediction = np.rint(alpha * 255).astype(np.uint8)
-    f = FmeasureV2({"f": FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3)})
-    mae, weighted_f = MAE(), WeightedFmeasure()
-    for measure in (f, mae, weighted_f):
-        measure.step(prediction, truth)
-    return Score(
-        source=source,
-        boundary=boundary_accuracy(prediction > 128, truth > 128),
-        curve=np.asarray(f.get_results()["f"]["dynamic"], np.float64),
-        weighted_f=float(weighted_f.get_results()["wfm"]),
-        mae=float(mae.get_results()["mae"]),
-        images=engine.images - before,
-        seconds=seconds,
-    )
+    result = no_score()
+    result.seconds = time.perf_counter() - started
+    result.images = engine.images - before
+    result.scorer.update(alpha, truth)
+    return result
 
 
-def boundary_accuracy(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Share of pixels near the true edge that are right, averaged over five widths of "near"; nan without an edge.
-
-    Cheng et al.: "CascadePSP", CVPR 2020; radii grow with the photo as in their code.
-    """
-    height, width = truth.shape
-    shares = []
-    for step in range(5):
-        radius = 1 + int(((width + height) / 300 - 1) / 5 * step)
-        near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        edge = cv2.morphologyEx(truth.view(np.uint8), cv2.MORPH_GRADIENT, near) > 0
-        if not edge.any():
-            return float("nan")
-        shares.append(float((prediction == truth)[edge].mean()))
-    return float(np.mean(shares))
-
-
-def table(pairs: list[tuple[Score, Score]]) -> str:
+def table(scores: list[tuple[str, Score, Score]]) -> str:
     """Average the scores, in all and by source, as a Markdown table."""
     rows = [
         "| photos | number | looks | mBA | maxF | wF | MAE | runs | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    sources = sorted({single.source for single, _ in pairs})
+    sources = sorted({source for source, _, _ in scores})
     for name in ["all", *(sources if len(sources) > 1 else [])]:
-        chosen = [pair for pair in pairs if name in ("all", pair[0].source)]
-        rows.append(row(name, "one", [single for single, _ in chosen]))
-        rows.append(row(name, "closer", [refined for _, refined in chosen]))
+        single, refined = no_score(), no_score()
+        for source, one, closer in scores:
+            if name in ("all", source):
+                single.merge(one)
+                refined.merge(closer)
+        rows += [row(name, "one", single), row(name, "closer", refined)]
     return "\n".join(rows)
 
 
-def row(name: str, how: str, scores: list[Score]) -> str:
-    """Average some scores as one row."""
-    max_f = float(np.mean([score.curve for score in scores], axis=0).max())
-    figures = (mean(s.boundary for s in scores), max_f, mean(s.weighted_f for s in scores), mean(s.mae for s in scores))
-    cost = f"{mean(s.images for s in scores):.1f} | {mean(s.seconds for s in scores):.2f}"
-    return f"| {name} | {len(scores)} | {how} | " + " | ".join(f"{f:.4f}" for f in figures) + f" | {cost} |"
-
-
-def mean(values: Iterable[float]) -> float:
-    """Average some numbers, leaving out those that are undefined."""
-    return float(np.nanmean(list(values)))
+def row(name: str, how: str, score: Score) -> str:
+    """Write a score as one row."""
+    values, count = score.scorer.compute(), score.scorer.images
+    figures = " | ".join(f"{values[measure]:.4f}" for measure in ("mBA", "maxF", "wF", "MAE"))
+    return f"| {name} | {count} | {how} | {figures} | {score.images / count:.1f} | {score.seconds / count:.2f} |"
 
 
 def drawn() -> str:
@@ -206,7 +180,7 @@ def drawn() -> str:
     for side in (256, 512, 1024):
         predictor = Predictor(Counted(Perfect()), InputSpec(size=(side, side)))
         for refine, how in ((False, "one"), (True, "closer")):
-            line = row("", how, [score("drawing", predictor, photo, truth, refine=refine)])
+            line = row("", how, score(predictor, photo, truth, refine=refine))
             rows.append(f"| {side} | " + line.split(" | ", 2)[2])
     return "\n".join(rows)
 

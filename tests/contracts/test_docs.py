@@ -23,8 +23,11 @@ from birefnet.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
-EXECUTED = [pytest.param(page, marks=pytest.mark.slow) for page in (ENGLISH, "docs/tutorial.md")] + ["docs/extend.md"]
-WITH_COMMANDS = [ENGLISH, CHINESE, "docs/extend.md", "docs/tutorial.md"]
+EXECUTED = [pytest.param(page, marks=pytest.mark.slow) for page in (ENGLISH, "docs/tutorial.md")] + [
+    "docs/extend.md",
+    "docs/metrics.md",
+]
+WITH_COMMANDS = [ENGLISH, CHINESE, "docs/extend.md", "docs/tutorial.md", "docs/metrics.md"]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 FENCE = re.compile(r"^```(?P<kind>\S*) *(?P<note>.*)$")

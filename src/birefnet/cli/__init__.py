@@ -9,6 +9,7 @@ from birefnet import __version__
 COMMANDS = {
     "cutout": ("birefnet.cli.cutout", "Cut the foreground out of photos."),
     "doctor": ("birefnet.cli.doctor", "Show what works on this machine, and why the rest does not."),
+    "evaluate": ("birefnet.cli.evaluate", "Score predictions or a model, and compare evaluations."),
     "models": ("birefnet.cli.models", "Show, recommend and download weights."),
 }
 """Name -> (module that holds a click command of that name, its line in the help)."""

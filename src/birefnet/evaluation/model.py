@@ -1,0 +1,116 @@
+"""A model under evaluation: what it is, and its predictions as files."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import birefnet
+from birefnet.evaluation.cache import file_digest
+from birefnet.imaging.io import write_image
+from birefnet.loading import load
+from birefnet.models import BUNDLED, bundled_file
+from birefnet.predictor import Predictor
+from birefnet.sources import CONFIG_FILE, PREPROCESSOR_FILE, locate
+
+_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "torch")
+
+
+@dataclass(eq=False)
+class Model:
+    """A model whose predictions are scored as they are made.
+
+    Attributes:
+        load: gives the predictor; called once, when the first photo has to be predicted.
+        identity: JSON values that change whenever its predictions may.
+        masks: folder for its predictions, as SET/NAME.png.
+        keep: whether the predictions are wanted as files, also where their scores are known.
+    """
+
+    load: Callable[[], Predictor]
+    identity: Any
+    masks: Path
+    keep: bool = False
+    _predictor: Predictor | None = None
+
+    def ready(self) -> Predictor:
+        """Load the model, the first time.
+
+        Raises:
+            BiRefNetError: it does not load.
+        """
+        if self._predictor is None:
+            self._predictor = self.load()
+        return self._predictor
+
+    def predict(self, photo: Path, target: Path) -> None:
+        """Write the predicted mask of a photo.
+
+        Raises:
+            BiRefNetError: the model does not load, the photo cannot be read, or the mask not written.
+        """
+        write_image(self.ready().predict(photo).mask(), target)
+
+
+@dataclass(frozen=True)
+class HowToRun:
+    """How a model is to be run: the arguments of `birefnet.load` and of its predictor."""
+
+    engine: str = "auto"
+    size: int | None = None
+    device: str = "cpu"
+    refine: bool = False
+    accept_licence: bool = False
+
+
+def open_model(
+    name: str | Path, how: HowToRun, masks: Path, *, keep: bool = False, tell: Callable[[str], None] = lambda _: None
+) -> Model:
+    """Find a model's weights, downloading them where they are not here yet; they are loaded only when needed.
+
+    Args:
+        name: what `birefnet.load` takes.
+        how: how it is to be run.
+        masks: folder for its predictions.
+        keep: whether they are wanted as files.
+        tell: takes remarks about how the model was loaded.
+
+    Raises:
+        BiRefNetError: there is no such model, or it cannot be had.
+    """
+    if str(name) in BUNDLED:
+        files = [bundled_file(str(name), suffix) for suffix in (".onnx", ".safetensors")]
+    else:
+        weights = locate(name, accept_licence=how.accept_licence).path
+        files = [weights, *(weights.with_name(other) for other in (CONFIG_FILE, PREPROCESSOR_FILE))]
+
+    def load_it() -> Predictor:
+        predictor = load(name, engine=how.engine, size=how.size, device=how.device, accept_licence=how.accept_licence)
+        predictor.refine = how.refine
+        for note in predictor.notes:
+            tell(note)
+        return predictor
+
+    identity = [
+        [file_digest(path) for path in files if path.is_file()],
+        [how.engine, how.size, how.device, how.refine],
+        _package_version(),
+    ]
+    return Model(load_it, identity, masks, keep)
+
+
+@cache
+def _package_version() -> str:
+    """Digest of the package's code and of the libraries that a prediction may hang on."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(birefnet.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for library in _LIBRARIES:
+        try:
+            digest.update(f"{library} {metadata.version(library)}".encode())
+        except metadata.PackageNotFoundError:
+            digest.update(library.encode())
+    return digest.hexdigest()
