@@ -182,6 +182,8 @@ def test_the_best_case_can_be_opened_by_its_address(
 # What a reader does, and what is then there; a file beside the page, as the page runs no script but its own.
 ACTIONS = """
 const wait = () => new Promise((done) => setTimeout(done, 300));
+// What is shown a little later may take a busy machine longer.
+const until = async (holds) => { for (let i = 0; i < 20 && !holds(); i += 1) await wait(); };
 const $ = (selector) => document.querySelector(selector);
 const names = () => [...document.querySelectorAll("#images button.name")].map((button) => button.textContent);
 const methods = () => [...document.querySelectorAll("#scores tbody th")].map((cell) => cell.textContent);
@@ -202,7 +204,7 @@ addEventListener("load", async () => {
   found.sorted = names();
   $("[name=filter]").value = "CHEL";
   $("[name=filter]").dispatchEvent(new Event("input"));
-  await wait();
+  await until(() => names().length === 1);
   found.filtered = names();
   found.address = decodeURIComponent(location.hash);
   const canvas = $("#scatter canvas");

@@ -46,11 +46,12 @@
     });
   }
 
+  // A timer, not the next frame: a page that nobody sees gets no frames, and has to answer all the same.
   function shortened(callback) {
     let waiting = 0;
     return () => {
-      cancelAnimationFrame(waiting);
-      waiting = requestAnimationFrame(callback);
+      clearTimeout(waiting);
+      waiting = setTimeout(callback, 16);
     };
   }
 
@@ -682,12 +683,16 @@
     });
   }
   find("#choice").addEventListener("submit", (event) => event.preventDefault());
-  find("[name=filter]").addEventListener("input", shortened(() => {
-    Object.assign(state, { filter: find("[name=filter]").value, page: 0 });
+  const showFiltered = shortened(() => {
     const data = arrived.get(`set-${state.set}`);
     if (data) showImages(data);
     writeAddress();
-  }));
+  });
+  find("[name=filter]").addEventListener("input", (event) => {
+    // At once, so that nothing that is shown in the meantime puts the older text back.
+    Object.assign(state, { filter: event.target.value, page: 0 });
+    showFiltered();
+  });
   addEventListener("hashchange", () => { if (readAddress()) showAll().catch((error) => alarm(error.message)); });
   sortableScores();
   showProblems();
