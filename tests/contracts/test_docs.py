@@ -27,7 +27,7 @@ EXECUTED = [pytest.param(page, marks=pytest.mark.slow) for page in (ENGLISH, "do
     "docs/extend.md",
     "docs/metrics.md",
 ]
-WITH_COMMANDS = [ENGLISH, CHINESE, "docs/extend.md", "docs/tutorial.md", "docs/metrics.md"]
+WITH_COMMANDS = [ENGLISH, CHINESE, "docs/extend.md", "docs/tutorial.md", "docs/metrics.md", "docs/data.md"]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 FENCE = re.compile(r"^```(?P<kind>\S*) *(?P<note>.*)$")

@@ -38,6 +38,7 @@ TORCH_FREE = [
     "birefnet",
     "birefnet.cli",
     "birefnet.cli.cutout",
+    "birefnet.cli.data",
     "birefnet.cli.doctor",
     "birefnet.cli.evaluate",
     "birefnet.cli.models",

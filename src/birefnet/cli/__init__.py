@@ -8,6 +8,7 @@ from birefnet import __version__
 
 COMMANDS = {
     "cutout": ("birefnet.cli.cutout", "Cut the foreground out of photos."),
+    "data": ("birefnet.cli.data", "Check and describe photos and masks to train on."),
     "doctor": ("birefnet.cli.doctor", "Show what works on this machine, and why the rest does not."),
     "evaluate": ("birefnet.cli.evaluate", "Score predictions or a model, and compare evaluations."),
     "models": ("birefnet.cli.models", "Show, recommend and download weights."),
