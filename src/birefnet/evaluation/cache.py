@@ -57,8 +57,12 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 class Cache:
-    """A folder of small JSON files, each named by the digest of what it depends on.
+    """A folder of small JSON files below their checksum, each named by the digest of what it depends on.
 
     Attributes:
         folder: where they lie; None keeps nothing.
@@ -68,14 +72,15 @@ class Cache:
         self.folder = folder
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Return what is kept under a key, None where there is nothing or nothing whole."""
+        """Return what is kept under a key, None where there is nothing or it is damaged."""
         if self.folder is None:
             return None
         try:
-            kept = json.loads(self._path(key).read_bytes())
+            digest, _, content = self._path(key).read_bytes().partition(b"\n")
+            kept = json.loads(content)
         except (OSError, ValueError):
             return None
-        return kept if isinstance(kept, dict) else None
+        return kept if isinstance(kept, dict) and digest == _digest(content) else None
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep JSON values under a key, whole or not at all.
@@ -90,7 +95,8 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
-        write_whole(path, json.dumps(value).encode())
+        content = json.dumps(value).encode()
+        write_whole(path, _digest(content) + b"\n" + content)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

@@ -11,6 +11,9 @@ from birefnet.errors import DataError
 from birefnet.evaluation.results import Results
 from birefnet.evaluation.tables import LOWER_IS_BETTER
 
+FEWEST = 3
+"""Images below which a difference gets no verdict."""
+
 RESAMPLES = 10_000
 """Bootstrap resamples unless asked otherwise."""
 
@@ -46,7 +49,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the second is "better" or "worse", or "no clear difference" where the interval holds zero."""
+        """Whether the second is "better" or "worse", or "no clear difference" where the interval holds zero.
+
+        An interval of one or two images means nothing, so they are "too few to tell".
+        """
+        if self.count < FEWEST:
+            return "too few to tell"
         if self.low <= 0 <= self.high:
             return "no clear difference"
         return "better" if (self.mean < 0) == (self.measure in LOWER_IS_BETTER) else "worse"

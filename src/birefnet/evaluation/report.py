@@ -107,6 +107,8 @@ def write_report(
     if chosen not in measures:
         raise InputError(f"measure {chosen!r} is not among the results: choose from {', '.join(measures)}")
     page = folder / "index.html"
+    if page.exists() and b'id="about"' not in page.read_bytes():
+        raise OutputError(f"{page}: is no report of ours and would be replaced; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".birefnet-", dir=folder) as scratch:
@@ -324,7 +326,7 @@ def _digest(folder: Path) -> str:
 def _remove_older(folder: Path, current: Path) -> None:
     pattern = re.compile(rf"{_BESIDE}[0-9a-f]{{{_DIGITS}}}")
     for path in folder.iterdir():
-        if path != current and pattern.fullmatch(path.name) and (path / "pictures").is_dir():
+        if path != current and pattern.fullmatch(path.name) and (path / "problems.js").is_file():
             shutil.rmtree(path)
 
 

@@ -56,13 +56,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the operating system refused to write.
     """
+    # Names of files that are no UTF-8 are kept byte for byte.
+    content = text.encode("utf-8", "surrogateescape")
     try:
+        path = path.resolve()  # a link stays, and what it points to is written
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or a device, which nothing can take the place of
+            path.write_bytes(content)
+            return
     except OSError as error:
-        raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
-    write_whole(path, text.encode())
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    write_whole(path, content)
 
 
 def to_json(results: Mapping[str, Any]) -> str:
     """Write results as JSON in which every number is finite."""
-    return json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        text = json.dumps(results, indent=1, allow_nan=False)  # a name that is no UTF-8, escaped
+    return text + "\n"

@@ -92,6 +92,7 @@ def evaluate_entries(
     units: dict[_Unit, None] = {}
     for entry, model in entries:
         units.update((_unit(entry, item, model), None) for item in entry.items)
+    _spare_inputs(units)
     outcomes: dict[_Unit, Scored | Failure] = {}
     for unit, outcome in _outcomes(list(units), settings, jobs, cache or Cache(None)):
         outcomes[unit] = outcome
@@ -105,6 +106,19 @@ def evaluate_entries(
             for entry, model in entries
         ],
     }
+
+
+def _spare_inputs(units: Iterable[_Unit]) -> None:
+    """Refuse predictions that would be written over photos or masks.
+
+    Raises:
+        OutputError: one would.
+    """
+    targets = {unit.prediction.resolve(): unit for unit in units if unit.model is not None}
+    for unit in units:
+        for path in (unit.item.truth, unit.item.image):
+            if targets and path is not None and path.resolve() in targets:
+                raise OutputError(f"{path}: would be replaced by a prediction; keep the masks in another folder")
 
 
 def count_units(entries: Sequence[tuple[Entry, Model | None]]) -> int:
@@ -202,7 +216,7 @@ def _known(truth: str, prediction: str, settings: Settings, cache: Cache) -> _Lo
     kept = cache.get(key)
     try:
         return _Look(None if kept is None else Scored.from_json(kept), key, truth)
-    except (KeyError, TypeError, ValueError):  # kept by something else
+    except (KeyError, TypeError, ValueError, AttributeError):  # kept by something else
         return _Look(None, key, truth)
 
 

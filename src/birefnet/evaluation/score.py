@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from birefnet.errors import ImageError
-from birefnet.evaluation.cache import Cache
+from birefnet.evaluation.cache import Cache, file_digest, key_of
 from birefnet.evaluation.maps import MapFile, Note, read_map, resize_map, truth_notes
 from birefnet.metrics import MEASURES, Conventions, Scorer
 from birefnet.metrics.pair import Curve
@@ -162,11 +162,21 @@ def score_and_keep(
         if skeletons is not None:
             skeletons.mkdir(parents=True, exist_ok=True)
         scored = score_files(truth, prediction, settings, skeletons)
-        if isinstance(scored, Scored) and key is not None:
+        # Files may have changed since the key was made of them; what was read is then worth no more than this once.
+        if isinstance(scored, Scored) and key is not None and key == score_key(truth, prediction, settings):
             Cache(folder).put(key, scored.to_json())
     except OSError as error:  # of which OutputError is one
         return Failure("cache", str(folder), f"{error}; name another folder with --cache, or pass --no-cache")
     return scored
+
+
+def score_key(truth: Path, prediction: Path, settings: Settings) -> str:
+    """Name in the cache of the scores of two files as they are now.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return key_of("scores", file_digest(truth), file_digest(prediction), settings.to_json())
 
 
 def start_process() -> None:

@@ -181,8 +181,9 @@ def match_photos(method: str, data: TruthSet) -> Entry:
     """
     if data.images is None:
         raise DataError(f"{data.truth}: no photos: a data set has its photos in im/ beside its masks in gt/")
-    truths, images = _truths(data), _by_name(data.images, "photos")[0]
-    problems = [
+    truths, (images, twins) = _truths(data), _by_name(data.images, "photos")
+    problems = [Problem("duplicate-image", str(path), "not used: there is another of its name") for path in twins]
+    problems += [
         Problem("missing-image", str(data.images / name), f"there is no such photo for {truths[name]}")
         for name in sorted(truths.keys() - images.keys())
     ]
@@ -252,8 +253,23 @@ def _by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[Path]]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        place = Path(parent).stat()
+        if (place.st_dev, place.st_ino) in seen:  # links that lead in a circle
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(parent) / name
+            path = Path(parent) / name
+            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and not _is_special(path):
+                yield path
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a name is of a pipe, a socket or a device, which would be waited for without end."""
+    return path.exists() and not path.is_file()

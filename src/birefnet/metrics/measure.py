@@ -40,7 +40,10 @@ class Measure(ABC):
 
     def add(self, pair: Pair) -> dict[str, float]:
         """Take a pair in, which other measures may share, and give its own values."""
-        reading = self.read(pair)
+        return self.take(self.read(pair))
+
+    def take(self, reading: Reading) -> dict[str, float]:
+        """Take in what was read of a pair, and give its own values."""
         self.images += 1
         for name, value in reading.values.items():
             self._values[name] = self._values.get(name, 0.0) + value

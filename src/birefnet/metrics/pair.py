@@ -56,6 +56,8 @@ class Pair:
         for name, image in (("truth", truth), ("trimap", trimap)):
             if image is not None and image.shape != prediction.shape:
                 raise InputError(f"prediction is {prediction.shape} and {name} {image.shape}: resize the prediction")
+        if trimap is not None and (trimap.dtype != np.uint8 or 0 < int(trimap.max()) <= 2):
+            raise InputError("a trimap is uint8: 0 for background, 255 for foreground, and 128 for what is unknown")
 
     @cached_property
     def levels(self) -> Mask:

@@ -87,9 +87,11 @@ class Scorer:
             OutputError: a skeleton cannot be kept.
         """
         pair = Pair(prediction, truth, conventions=self.conventions, trimap=trimap, cache=self.cache)
+        # All are read before any takes the pair in: an error leaves no half of an image behind.
+        readings = [measure.read(pair) for measure in self.measures.values()]
         values: dict[str, float] = {}
-        for measure in self.measures.values():
-            values |= measure.add(pair)
+        for measure, reading in zip(self.measures.values(), readings, strict=True):
+            values |= measure.take(reading)
         return values
 
     def compute(self) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +131,7 @@ def _read(path: Path, truth: Bits) -> Bits | None:
     try:
         with path.open("rb") as file, np.load(file) as kept:
             words = kept["words"]
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+    except Exception:  # damaged bytes make zip and numpy raise anything
         return None
     if words.shape != truth.words.shape or words.dtype != truth.words.dtype:
         return None

@@ -68,6 +68,8 @@ def compare(
         pairs = paired_rows(before, after, (first, second))
         rows, changes = [], []
         for old, new in pairs:
+            if old["set"] != new["set"]:
+                say(f"{old['set']} and {new['set']} are compared by the names of their images: are they the same set?")
             for name in chosen:
                 values = values_of(old, name), values_of(new, name)
                 found = compare_images(*values, name, level=level, resamples=resamples, seed=seed, largest=largest)
