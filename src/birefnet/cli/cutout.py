@@ -13,12 +13,12 @@ import click
 from click import ClickException
 from PIL import Image
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import Progress
 
 from birefnet.batch.pipeline import Result, run
 from birefnet.batch.plan import Job, plan
 from birefnet.batch.watch import watch
+from birefnet.cli.progress import progress_columns
 from birefnet.errors import BiRefNetError, InputError, OutputError
 from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_photo, write_image
 from birefnet.imaging.matte import Matte, parse_colour
@@ -312,11 +312,10 @@ def follow(
 def report(results: Iterable[Result], count: int, failures: list[str], *, skipped: int) -> None:
     """Carry jobs out under a progress bar, and say at the end what became of them; exit with 1 where some failed."""
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     started, done = time.monotonic(), 0
     try:
         with Progress(
-            *columns, console=console, transient=True, disable=count < 2 or not console.is_terminal
+            *progress_columns(), console=console, transient=True, disable=count < 2 or not console.is_terminal
         ) as progress:
             for result in progress.track(results, total=count, description="cutout"):
                 for notice in result.notices:
@@ -335,11 +334,3 @@ def report(results: Iterable[Result], count: int, failures: list[str], *, skippe
             click.echo(", ".join([f"{done} done{rate}", *others]), err=True)
     if failures:
         raise SystemExit(1)
-
-
-class RateColumn(ProgressColumn):
-    """Photos a second."""
-
-    def render(self, task: Task) -> Text:
-        """Show the speed of the last photos."""
-        return Text(f"{task.speed:.1f} a second" if task.speed else "", style="progress.data.speed")

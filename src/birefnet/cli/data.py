@@ -1,9 +1,7 @@
 """`birefnet data`: what is the matter with photos and masks before they are trained on, and what they are like."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +13,10 @@ from click import ClickException
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from birefnet._atomic import write_whole
-from birefnet.cli.cutout import RateColumn
+from birefnet.cli.progress import shown_progress
 from birefnet.data.check import KINDS, SMALLEST, THRESHOLD, check_pairs, examine, read_mask, sort_problems, summarise
 from birefnet.data.pairs import Found, Pair, Problem, discover
 from birefnet.data.split import position
@@ -29,6 +26,7 @@ from birefnet.imaging.io import check_suffix, read_photo, write_image
 HELP = {"help_option_names": ["-h", "--help"]}
 PATH = click.Path(path_type=Path)
 STREAM = "-"
+STOPPED = "{done} of {total} pairs were read"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -101,7 +99,7 @@ def check(
     try:
         found = _find(spec, images, masks)
         held_out = discover(val) if val is not None else Found(())
-        with _progress(len(found.pairs) + len(held_out.pairs), "check") as advance:
+        with shown_progress(len(found.pairs) + len(held_out.pairs), "check", STOPPED) as advance:
             seen = check_pairs(
                 found.pairs, held_out.pairs, binary=binary, smallest=smallest, jobs=jobs, advance=advance
             )
@@ -177,7 +175,7 @@ def stats(
         if picture is not None:
             check_suffix(picture, transparent=False)
         found = _find(spec, images, masks)
-        with _progress(len(found.pairs), "read") as advance:
+        with shown_progress(len(found.pairs), "read", STOPPED) as advance:
             summary = summarise(examine(found.pairs, jobs=jobs, advance=advance))
         for note in found.notes:
             _say(note)
@@ -319,35 +317,6 @@ def _find(spec: str | None, images: Path | None, masks: Path | None) -> Found:
     if (spec is None) == (images is None) or (images is None) != (masks is None):
         raise click.UsageError("name a data set: SPEC, or --images DIR with --masks DIR")
     return discover(spec if spec is not None else str(images), masks)
-
-
-@contextmanager
-def _progress(total: int, title: str) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and end on Ctrl-C without a traceback.
-
-    Yields:
-        What to call after each pair.
-    """
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-    done = 0
-    # A batch system's way to stop a program ends it as cleanly as Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(title, total=total)
-
-            def advance() -> None:
-                nonlocal done
-                done += 1
-                progress.advance(bar)
-
-            yield advance
-    except KeyboardInterrupt:
-        _say(f"stopped: {done} of {total} pairs were read")
-        raise SystemExit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(line: str) -> None:

@@ -174,13 +174,20 @@ def split_spec(spec: str | Path) -> list[Path]:
     return found
 
 
-def images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Find the image files in a folder and below it, following links but never in a circle; hidden ones are left out.
 
     The order is the file system's.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
     seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         place = Path(parent).resolve()
         if place in seen:
             folders.clear()
@@ -188,8 +195,9 @@ def images_below(folder: Path) -> Iterator[Path]:
         seen.add(place)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(parent) / name
+            path = Path(parent) / name
+            if not name.startswith(".") and path.suffix.lower() in suffixes:
+                yield path
 
 
 # --- one data set ---

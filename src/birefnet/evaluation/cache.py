@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -44,12 +44,18 @@ def key_of(*parts: Any) -> str:
 def code_version() -> str:
     """Digest of the measures' own code and of the versions of the libraries under it."""
     root = Path(birefnet.__file__).parent
+    places = [root / room for room in _ROOMS]
+    return digest_of(
+        [path for place in places for path in (sorted(place.glob("*.py")) if place.is_dir() else [place])], _LIBRARIES
+    )
+
+
+def digest_of(code: Iterable[Path], libraries: Iterable[str]) -> str:
+    """Digest of some files and of the versions of some libraries, installed or not."""
     digest = hashlib.sha256()
-    for room in _ROOMS:
-        place = root / room
-        for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
-            digest.update(path.read_bytes())
-    for library in _LIBRARIES:
+    for path in code:
+        digest.update(path.read_bytes())
+    for library in libraries:
         try:
             digest.update(f"{library} {metadata.version(library)}".encode())
         except metadata.PackageNotFoundError:

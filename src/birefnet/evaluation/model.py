@@ -1,15 +1,13 @@
 """A model under evaluation: what it is, and its predictions as files."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import birefnet
-from birefnet.evaluation.cache import file_digest
+from birefnet.evaluation.cache import digest_of, file_digest
 from birefnet.imaging.io import write_image
 from birefnet.loading import load
 from birefnet.models import BUNDLED, bundled_file
@@ -105,12 +103,4 @@ def open_model(
 @cache
 def _package_version() -> str:
     """Digest of the package's code and of the libraries that a prediction may hang on."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(birefnet.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    for library in _LIBRARIES:
-        try:
-            digest.update(f"{library} {metadata.version(library)}".encode())
-        except metadata.PackageNotFoundError:
-            digest.update(library.encode())
-    return digest.hexdigest()
+    return digest_of(sorted(Path(birefnet.__file__).parent.rglob("*.py")), _LIBRARIES)

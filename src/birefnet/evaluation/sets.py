@@ -1,10 +1,9 @@
 """Test sets and predictions on disk: which files belong together, and which are left over."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from birefnet.data.pairs import images_below
 from birefnet.errors import DataError
 
 TASK_FOLDERS = {
@@ -234,14 +233,20 @@ def _truths(data: TruthSet) -> dict[str, Path]:
 
 def _images(data: TruthSet) -> dict[str, Path]:
     """Photos that show what was predicted; scores do without them."""
-    return {} if data.images is None or not any(_images_below(data.images)) else _by_name(data.images, "photos")[0]
+    return (
+        {}
+        if data.images is None or not any(images_below(data.images, IMAGE_SUFFIXES))
+        else _by_name(data.images, "photos")[0]
+    )
 
 
 def _by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[Path]]:
     """Images in a folder and below it by their names, in the order of these, and those whose name is taken."""
     found: dict[str, Path] = {}
     twins = []
-    for path in sorted(_images_below(folder)):
+    for path in sorted(images_below(folder, IMAGE_SUFFIXES)):
+        if _is_special(path):
+            continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             twins.append(path)
@@ -250,24 +255,6 @@ def _by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[Path]]:
     if not found:
         raise DataError(f"{folder}: holds no {kind} ({', '.join(IMAGE_SUFFIXES)})")
     return dict(sorted(found.items())), twins
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror})")
-
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        place = Path(parent).stat()
-        if (place.st_dev, place.st_ino) in seen:  # links that lead in a circle
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(parent) / name
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and not _is_special(path):
-                yield path
 
 
 def _is_special(path: Path) -> bool:

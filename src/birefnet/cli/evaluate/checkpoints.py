@@ -10,7 +10,8 @@ from click import ClickException
 
 from birefnet import __version__
 from birefnet.cli.evaluate.options import HELP, PATH, Common, read_data, refuse_twins, running
-from birefnet.cli.evaluate.output import STREAM, conclude, forget_predictions, say, show, shown_progress, write
+from birefnet.cli.evaluate.output import STOPPED, STREAM, conclude, forget_predictions, say, show, write
+from birefnet.cli.progress import shown_progress
 from birefnet.errors import BiRefNetError, DataError, OutputError
 from birefnet.evaluation.checkpoints import copy_weights, find_checkpoints, rank
 from birefnet.evaluation.model import Model, open_model
@@ -96,7 +97,7 @@ def score_checkpoint(
         entries: list[tuple[Entry, Model | None]] = [
             (entry, opened) for found in truths for entry in options.parted(match_photos(name, found))
         ]
-        with shown_progress(count_units(entries), name) as advance:
+        with shown_progress(count_units(entries), name, STOPPED) as advance:
             results = evaluate_entries(entries, settings, jobs=options.jobs, cache=options.kept, advance=advance)
         forget_predictions(results, Path(scratch))
     rows: list[dict[str, Any]] = results["rows"]

@@ -10,7 +10,8 @@ from click import ClickException
 from birefnet.cli.evaluate.checkpoints import checkpoints
 from birefnet.cli.evaluate.compare import compare
 from birefnet.cli.evaluate.options import HELP, PATH, Common, part, read_data, refuse_twins, running
-from birefnet.cli.evaluate.output import STREAM, conclude, forget_predictions, say, show, shown_progress, write
+from birefnet.cli.evaluate.output import STOPPED, STREAM, conclude, forget_predictions, say, show, write
+from birefnet.cli.progress import shown_progress
 from birefnet.errors import BiRefNetError
 from birefnet.evaluation.model import Model, open_model
 from birefnet.evaluation.report import write_report
@@ -143,7 +144,7 @@ def evaluate(
                 kept = save_masks or (None if report is None else report / "masks")
                 opened = open_model(chosen, options.how, kept or Path(scratch), keep=kept is not None, tell=say)
                 entries += [(e, opened) for found in truths for e in options.parted(match_photos(called, found))]
-            with shown_progress(count_units(entries)) as advance:
+            with shown_progress(count_units(entries), "evaluate", STOPPED) as advance:
                 results = evaluate_entries(entries, settings, jobs=options.jobs, cache=cache, advance=advance)
             if report is not None:
                 say(f"report: {write_report(results, report, cases=cases)}")

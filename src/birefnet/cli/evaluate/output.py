@@ -1,19 +1,15 @@
 """What the commands show and write: progress, tables, and at the end what went wrong."""
 
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from birefnet.cli.cutout import RateColumn
 from birefnet.cli.evaluate.options import Common
 from birefnet.evaluation.results import write_text
 from birefnet.evaluation.run import FAILED, MISSING
@@ -23,6 +19,8 @@ from birefnet.evaluation.tables import (
 )
 
 STREAM = "-"
+STOPPED = "{done} of {total} images scored; the same command goes on from there"
+"""What is said where an evaluation is stopped."""
 
 _SHOWN = 3
 
@@ -30,35 +28,6 @@ _SHOWN = 3
 def say(line: str) -> None:
     """Print a line on standard error."""
     click.echo(line, err=True)
-
-
-@contextmanager
-def shown_progress(total: int, title: str = "evaluate") -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and say on Ctrl-C that nothing is lost.
-
-    Yields:
-        What to call after each image.
-    """
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-    done = 0
-    # A batch system's way to stop a program ends it as cleanly as Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(title, total=total)
-
-            def advance() -> None:
-                nonlocal done
-                done += 1
-                progress.advance(bar)
-
-            yield advance
-    except KeyboardInterrupt:
-        say(f"stopped: {done} of {total} images scored; the same command goes on from there")
-        raise SystemExit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def forget_predictions(results: dict[str, Any], scratch: Path) -> None:
