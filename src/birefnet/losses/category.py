@@ -10,12 +10,13 @@ UNKNOWN_CLASS = -1
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross entropy over the photos whose category is known; 0 where none is.
+    """Mean over the photos of the cross entropy, 0 for those whose category is not known.
+
+    All photos count in the mean, so that the loss of a batch is the mean of the losses of its parts.
 
     Args:
         logits: one value for each category (B, classes).
         classes: index of the photo's category (B,), int64; `UNKNOWN_CLASS` for none.
     """
-    known = (classes != UNKNOWN_CLASS).sum()
-    losses = F.cross_entropy(full_precision(logits), classes, ignore_index=UNKNOWN_CLASS, reduction="sum")
-    return losses / known.clamp(min=1)
+    logits = full_precision(logits)
+    return F.cross_entropy(logits, classes, ignore_index=UNKNOWN_CLASS, reduction="none").mean()

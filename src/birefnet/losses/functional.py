@@ -189,10 +189,15 @@ def _known(probabilities: Tensor, target: Tensor, valid: Tensor | None) -> tuple
 
 
 def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over all pixels of the batch that count; 0 where none does."""
+    """Mean over the images of the mean over their pixels that count; 0 for an image where none does.
+
+    By image first, so that the loss of a batch is the mean of the losses of its parts, however it is parted among
+    processes or accumulated steps.
+    """
     if valid is None:
         return values.mean() if values.numel() else values.sum()
-    return (values * valid).sum() / valid.sum().clamp(min=1)
+    counted = valid.flatten(1).sum(1).clamp(min=1)
+    return ((values * valid).flatten(1).sum(1) / counted).mean()
 
 
 def _iou_mean(intersection: Tensor, union: Tensor) -> Tensor:

@@ -399,10 +399,10 @@ def test_impossible_weights_are_refused(weight: Any) -> None:
         PixelWeights(patch_iou=weight)
 
 
-def test_class_loss_is_the_mean_over_the_photos_whose_category_is_known() -> None:
+def test_class_loss_counts_photos_of_unknown_category_as_zero() -> None:
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(16), dtype=torch.float64)
     shares = logits.softmax(1)
-    known = -(math.log(float(shares[0, 4])) + math.log(float(shares[2, 0]))) / 2
+    known = -(math.log(float(shares[0, 4])) + math.log(float(shares[2, 0]))) / 3
     assert float(class_loss(logits, torch.tensor([4, -1, 0]))) == pytest.approx(known)
     nothing = logits.clone().requires_grad_()
     loss = class_loss(nothing, torch.tensor([-1, -1, -1]))

@@ -9,6 +9,7 @@ from birefnet.losses import (
     LOSS_RECIPES,
     LossRecipe,
     PixelWeights,
+    Resolution,
     class_loss,
     gradient_loss,
     pixel_losses,
@@ -140,3 +141,29 @@ def test_wrong_input_is_refused(output: TrainOutput, truth: Tensor) -> None:
         training_losses(output, truth, "Mating")
     with pytest.raises(InputError, match=r"the truth must be .* not \(2, 64, 96\)"):
         training_losses(output, truth[:, 0], "DIS5K", classes=CLASSES)
+
+
+@pytest.mark.parametrize("compare_at", ["output", "target"])
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(compare_at: Resolution) -> None:
+    # So that it does not matter how a batch is parted among processes or accumulated steps.
+    random = torch.Generator().manual_seed(3)
+    masks = [torch.randn(4, 1, size, size, generator=random, dtype=torch.float64) for size in (2, 4, 8, 64)]
+    labels = torch.randn(4, 1, 64, 64, generator=random, dtype=torch.float64)
+    truth = torch.rand(4, 1, 64, 64, generator=random, dtype=torch.float64)
+    valid = (torch.rand(4, 1, 64, 64, generator=random) > 0.4).double()
+    valid[1] = 0
+    valid[2, :, :50] = 0
+    classes = torch.tensor([3, -1, 0, -1])
+    logits = torch.randn(4, 7, generator=random, dtype=torch.float64)
+
+    def terms(part: slice) -> dict[str, Tensor]:
+        sides = tuple(mask[part] for mask in masks[:3])
+        output = TrainOutput(masks[3][part], sides, sides, (labels[part],) * 3, (), logits[part])
+        recipe = LossRecipe("all", EVERYTHING)
+        return training_losses(
+            output, truth[part], recipe, classes=classes[part], valid=valid[part], compare_at=compare_at
+        )
+
+    whole, first, second = terms(slice(4)), terms(slice(2)), terms(slice(2, 4))
+    for name, value in whole.items():
+        assert float(value) == pytest.approx(float(first[name] + second[name]) / 2, rel=1e-12), name
