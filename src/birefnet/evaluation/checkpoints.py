@@ -8,7 +8,7 @@ from typing import Any
 
 from birefnet._atomic import atomic_path
 from birefnet.errors import DataError, OutputError
-from birefnet.evaluation.tables import LOWER_IS_BETTER
+from birefnet.metrics import LOWER_IS_BETTER
 
 SUFFIXES = (".safetensors", ".pth")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from birefnet.errors import DataError
 from birefnet.evaluation.results import Results
-from birefnet.evaluation.tables import LOWER_IS_BETTER
+from birefnet.metrics import LOWER_IS_BETTER
 
 FEWEST = 3
 """Images below which a difference gets no verdict."""

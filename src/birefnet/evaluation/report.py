@@ -34,7 +34,8 @@ from birefnet.evaluation.report_pictures import (
     make_pictures,
     object_share,
 )
-from birefnet.evaluation.tables import LOWER_IS_BETTER, best_rows, shown
+from birefnet.evaluation.tables import best_rows, shown
+from birefnet.metrics import LOWER_IS_BETTER
 
 DEFAULT_MEASURE = "wF"
 """What cases are chosen by where it was measured; else the first measure is."""

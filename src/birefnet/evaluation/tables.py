@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from birefnet.config import unknown_name
+from birefnet.metrics import LOWER_IS_BETTER
 
 _REST = ("IoU", "Dice", "SAD", "matteMSE", "Grad", "Conn")
 
@@ -40,9 +41,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "matting": ("S", "maxF", "meanE", "MSE", "SAD", "matteMSE", "Grad", "Conn"),
 }
 """Name that stands for several measures -> these."""
-
-LOWER_IS_BETTER = frozenset(["MAE", "MSE", "HCE", "SAD", "matteMSE", "Grad", "Conn"])
-"""Measures of error; the others are of agreement."""
 
 # Measures that are counts or sums, with the number of decimals that papers give them.
 _DECIMALS = {"HCE": 0, "SAD": 2, "Grad": 2, "Conn": 2}

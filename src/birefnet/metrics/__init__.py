@@ -11,9 +11,10 @@ numpy and OpenCV only.
 from birefnet.metrics.conventions import PYSODMETRICS, REFERENCE, Conventions
 from birefnet.metrics.measure import Measure, Reading
 from birefnet.metrics.pair import Pair
-from birefnet.metrics.scorer import MASK_MEASURES, MATTE_MEASURES, MEASURES, Scorer
+from birefnet.metrics.scorer import LOWER_IS_BETTER, MASK_MEASURES, MATTE_MEASURES, MEASURES, Scorer
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "MASK_MEASURES",
     "MATTE_MEASURES",
     "MEASURES",

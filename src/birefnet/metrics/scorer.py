@@ -44,6 +44,9 @@ MASK_MEASURES = ("S", "MAE", "MSE", "E", "F", "wF", "HCE", "mBA", "BIoU")
 MATTE_MEASURES = ("SAD", "matteMSE", "Grad", "Conn")
 """What papers on matting report."""
 
+LOWER_IS_BETTER = frozenset(["MAE", "MSE", "HCE", "SAD", "matteMSE", "Grad", "Conn"])
+"""Values that are errors."""
+
 
 class Scorer:
     """Measures that look at the same pairs and share what they compute of them.

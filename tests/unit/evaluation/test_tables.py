@@ -8,7 +8,6 @@ import pytest
 from birefnet.errors import ConfigError
 from birefnet.evaluation.score import VALUES
 from birefnet.evaluation.tables import (
-    LOWER_IS_BETTER,
     PAPER_ORDER,
     PRESETS,
     best_rows,
@@ -20,6 +19,7 @@ from birefnet.evaluation.tables import (
     shown,
     summary_table,
 )
+from birefnet.metrics import LOWER_IS_BETTER
 
 
 def row(method: str, data: str, images: dict[str, tuple[float, ...]] | None = None, **summary: float | None) -> Any:
