@@ -1,30 +1,37 @@
 """Photos and masks decoded once, at a training size, into arrays that load without any further work.
 
 Decoding and shrinking a photo takes a good part of the time that a small network trains on it, so it is done once.
-A pack is either raw (`NAME.npy` with the pixels and `NAME.json` with the names, mapped into memory when used) or
-portable (`NAME.npz` with JPEG photos and PNG labels: a small part of the size, to carry to another machine).
+A pack is either raw (`NAME.npy`, mapped into memory when used) or portable (`NAME.npz` with JPEG photos and PNG labels:
+a small part of the size, to carry to another machine).
 
 A label is one byte: 0 to 254 the share of foreground in the pixel, 255 unlabelled. Masks are binarised (> 127) at
 their own resolution, as they are when a prediction is scored, and only then shrunk: so an edge is soft exactly as
-far as the smaller pixel spans it, whatever grey levels or compression noise the mask file holds.
+far as the smaller pixel spans it, whatever grey levels or compression noise the mask file holds. Mattes keep their
+levels.
 """
 
+import errno
 import hashlib
 import io
-import json
-from collections.abc import Iterator
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from birefnet._atomic import atomic_path
-from birefnet.data.pairs import Pair, find_pairs
-from birefnet.errors import DataError, OutputError
+from birefnet.data.facts import THRESHOLD, read_mask
+from birefnet.data.pairs import Pair
+from birefnet.errors import DataError, ImageError, OutputError
+from birefnet.imaging.io import read_photo
 
 UNLABELLED = 255
 FULL = 254
@@ -32,9 +39,15 @@ FULL = 254
 # Masks of these sources mark unlabelled pixels with exactly 128.
 _GREY_IS_UNLABELLED = frozenset({"flower17"})
 
-_VERSION = 1
+# Raised when the same files would be decoded to other pixels.
+_VERSION = 2
+
+# Photos in flight at a time while packing; a queue of all would outlive Ctrl-C by far.
+_AHEAD = 256
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+_Number = TypeVar("_Number", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -42,41 +55,176 @@ class Pack:
     """A decoded data set.
 
     Attributes:
-        names: file stem of each pair.
-        pixels: (N, 4, S, S): red, green, blue and the label.
+        names: of each pair, below its data set's folder.
+        pixels: (N, 4, H, W): red, green, blue and the label.
+        categories: index of each photo's DIS5K class, None where it is not known.
     """
 
     names: list[str]
     pixels: Pixels
+    categories: list[int | None]
 
     @property
-    def size(self) -> int:
-        """Side of the square that photos and masks were stretched to."""
-        return int(self.pixels.shape[-1])
+    def size(self) -> Size:
+        """(height, width) that photos and masks were stretched to."""
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
 
-def load_pack(source: Path, size: int, cache: Path = Path(".cache")) -> Pack:
-    """Open a portable pack, or a folder of pairs by way of a raw pack that is made on first use.
+# --- one pair ---
+
+
+def decode_pair(pair: Pair, size: Size, *, soft: bool = False) -> Pixels:
+    """Decode a photo and its mask, stretched to a size: (4, H, W).
 
     Args:
-        source: a folder with im/ and gt/, or the .npz file of a portable pack.
-        size: side of the square to decode a folder at; a portable pack has its own.
-        cache: folder for raw packs; created if missing.
+        pair: the files.
+        size: (H, W).
+        soft: the mask is a matte: its levels are kept.
 
     Raises:
-        DataError: the source cannot be used.
-        OutputError: the cache cannot be written.
+        DataError: a file cannot be read, photo and mask differ in size, or the mask's foreground is 1 in place of 255.
     """
-    if source.suffix == ".npz":
-        return read_portable(source)
-    pairs = find_pairs(source)
-    place = source.resolve()
-    stem = cache / f"{place.parent.name}-{place.name}-{size}-{_fingerprint(pairs, size)}"
-    if not Path(f"{stem}.json").exists():
-        _write_raw(stem, pairs, size)
-    names: list[str] = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))["names"]
-    # Copy on write: torch takes no read-only arrays, and nothing may change the file.
-    return Pack(names, np.load(f"{stem}.npy", mmap_mode="c"))
+    try:
+        image = read_photo(pair.image).rgb
+    except ImageError as error:
+        raise DataError(f"{error}: replace or remove it") from error
+    mask = read_mask(pair.mask)
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"{pair.mask}: is {mask.shape[1]} x {mask.shape[0]}, its photo {image.shape[1]} x {image.shape[0]}: "
+            "make both the same size"
+        )
+    if mask.max() == 1:
+        raise DataError(f"{pair.mask}: its greatest level is 1, foreground is 255: multiply it by 255")
+    pixels: Pixels = np.empty((4, *size), np.uint8)
+    pixels[:3] = np.asarray(_stretch(image, size)).transpose(2, 0, 1)
+    pixels[3] = _label(mask, size, soft=soft, grey_is_unlabelled=pair.source in _GREY_IS_UNLABELLED)
+    return pixels
+
+
+def _label(mask: Pixels, size: Size, *, soft: bool, grey_is_unlabelled: bool) -> Pixels:
+    levels = mask if soft else np.where(mask > THRESHOLD, np.uint8(255), np.uint8(0))
+    known = mask != 128 if grey_is_unlabelled else None
+    if known is None or known.all():
+        exact: Pixels = np.rint(_stretch(levels, size) * np.float32(FULL / 255)).astype(np.uint8)
+        return exact
+    foreground = _stretch((levels * known).astype(np.float32) / 255, size)
+    share = _stretch(known.astype(np.float32), size)
+    label = np.rint(FULL * (foreground / np.maximum(share, 1e-6)).clip(0, 1)).astype(np.uint8)
+    # A pixel mostly unlabelled says nothing; one that only touches the border goes by its known part.
+    return np.where(share < 0.5, np.uint8(UNLABELLED), label)
+
+
+def _stretch(array: NDArray[_Number], size: Size) -> NDArray[_Number]:
+    return np.asarray(Image.fromarray(array).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+# --- raw packs ---
+
+
+def raw_path(pairs: Sequence[Pair], size: Size, cache: Path, *, soft: bool = False) -> Path:
+    """Name the raw pack of some pairs at a size; its name changes when a file's name, length or time does.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    digest = hashlib.sha256(f"{_VERSION} {size} {soft}".encode())
+    for pair in pairs:
+        for path in (pair.image, pair.mask):
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+            line = f"\n{pair.data}/{pair.name} {path.name} {status.st_size} {status.st_mtime_ns}"
+            digest.update(line.encode(errors="surrogateescape"))
+    name = re.sub(r"[^\w.-]+", "_", "+".join(dict.fromkeys(pair.data for pair in pairs)))[:60]
+    return cache / f"{name or 'data'}-{size[0]}x{size[1]}-{digest.hexdigest()[:16]}.npy"
+
+
+def raw_bytes(count: int, size: Size) -> int:
+    """Bytes that a raw pack takes on the disk."""
+    return count * 4 * size[0] * size[1]
+
+
+def write_raw(
+    path: Path,
+    pairs: Sequence[Pair],
+    size: Size,
+    *,
+    soft: bool = False,
+    advance: Callable[[], None] | None = None,
+) -> None:
+    """Decode pairs into a raw pack, several at a time; whatever stops it, nothing takes the pack's name but the whole.
+
+    Args:
+        path: as `raw_path` gives it; its folder is made.
+        pairs: what to decode.
+        size: (height, width) to stretch to.
+        soft: masks are mattes.
+        advance: called after each pair.
+
+    Raises:
+        DataError: as `decode_pair`.
+        OutputError: the disk is full or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be created ({error.strerror}): name another cache folder") from error
+    with atomic_path(path) as temporary:
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(pairs), 4, *size))
+        _reserve(temporary)
+
+        def decode(index: int) -> None:
+            pixels[index] = decode_pair(pairs[index], size, soft=soft)
+
+        in_parallel(decode, len(pairs), advance)
+        pixels.flush()
+
+
+def open_raw(path: Path, count: int, size: Size) -> Pixels:
+    """Map a raw pack into memory, copy on write: torch takes no read-only arrays, and nothing may change the file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        pixels = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the pack cannot be read ({_first_line(error)}): delete it") from error
+    if pixels.shape != (count, 4, *size) or pixels.dtype != np.uint8:
+        raise DataError(f"{path}: the pack is damaged: delete it")
+    mapped: Pixels = pixels
+    return mapped
+
+
+def in_parallel(work: Callable[[int], None], count: int, advance: Callable[[], None] | None = None) -> None:
+    """Call a function with 0 to `count` - 1, on all processors; the first error, or Ctrl-C, stops it soon."""
+    # Pillow remarks on odd but readable files. Silenced here, because threads share what is silenced.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        try:
+            for start in range(0, count, _AHEAD):
+                for _ in pool.map(work, range(start, min(start + _AHEAD, count))):
+                    if advance is not None:
+                        advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk space of a file: a mapped page that finds no room ends the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system knows no such claim
+                    raise
+
+
+# --- portable packs ---
 
 
 def write_portable(pack: Pack, path: Path, limit: int = 40_000_000) -> int:
@@ -103,7 +251,12 @@ def write_portable(pack: Pack, path: Path, limit: int = 40_000_000) -> int:
                 break
         else:
             raise DataError(f"{path}: would be over {limit:,} bytes: pack at a smaller size or raise the limit")
-    arrays = {"names": np.array(pack.names), "version": np.array(_VERSION), "size": np.array(pack.size)}
+    arrays = {
+        "names": np.array(pack.names),
+        "version": np.array(1),
+        "size": np.array(pack.size),
+        "categories": np.array([-1 if category is None else category for category in pack.categories]),
+    }
     for key, blobs in (("photo", photos), ("label", labels)):
         arrays[f"{key}_bytes"] = np.frombuffer(b"".join(blobs), np.uint8)
         arrays[f"{key}_ends"] = np.cumsum([len(blob) for blob in blobs])
@@ -123,91 +276,24 @@ def read_portable(path: Path) -> Pack:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
         names = [str(name) for name in arrays["names"]]
-        size = int(arrays["size"])
-        pixels: Pixels = np.empty((len(names), 4, size, size), np.uint8)
+        # Earlier packs were square and said so in one number, and knew no categories.
+        sides = np.atleast_1d(arrays["size"]).tolist()
+        numbers = arrays["categories"].tolist() if "categories" in arrays else [-1] * len(names)
+        pixels: Pixels = np.empty((len(names), 4, sides[0], sides[-1]), np.uint8)
         photos, labels = (list(_blobs(arrays[f"{k}_bytes"], arrays[f"{k}_ends"])) for k in ("photo", "label"))
 
         def decode(index: int) -> None:
             pixels[index, :3] = np.asarray(Image.open(io.BytesIO(photos[index]))).transpose(2, 0, 1)
             pixels[index, 3] = np.asarray(Image.open(io.BytesIO(labels[index])))
 
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(decode, range(len(names))))
+        in_parallel(decode, len(names))
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read as a pack ({error}): write it again with `pack`") from error
-    return Pack(names, pixels)
+        raise DataError(f"{path}: cannot be read as a pack ({_first_line(error)}): write it again") from error
+    return Pack(names, pixels, [None if number < 0 else number for number in numbers])
 
 
-def decode_pair(pair: Pair, size: int) -> Pixels:
-    """Decode a photo and its mask, stretched to a square: (4, S, S).
-
-    Raises:
-        DataError: a file cannot be read, or photo and mask differ in size.
-    """
-    image = _open(pair.image).convert("RGB")
-    mask = _open(pair.mask).convert("L")
-    if image.size != mask.size:
-        raise DataError(
-            f"{pair.mask}: is {mask.width} x {mask.height}, its photo {image.width} x {image.height}: "
-            "make both the same size"
-        )
-    pixels: Pixels = np.empty((4, size, size), np.uint8)
-    pixels[:3] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    pixels[3] = _label(np.asarray(mask), size, pair.source in _GREY_IS_UNLABELLED)
-    return pixels
-
-
-def _label(mask: Pixels, size: int, grey_is_unlabelled: bool) -> Pixels:
-    known = mask != 128 if grey_is_unlabelled else np.ones(mask.shape, bool)
-    foreground = _shrink((mask > 127) & known, size)
-    share = _shrink(known, size)
-    label = np.rint(FULL * (foreground / np.maximum(share, 1e-6)).clip(0, 1)).astype(np.uint8)
-    # A pixel mostly unlabelled says nothing; one that only touches the border goes by its known part.
-    return np.where(share < 0.5, np.uint8(UNLABELLED), label)
-
-
-def _shrink(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
-    image = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}): replace or remove it") from error
-
-
-def _write_raw(stem: Path, pairs: list[Pair], size: int) -> None:
-    array, names = Path(f"{stem}.npy"), Path(f"{stem}.json")
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{stem.parent}: cannot be created ({error}): name another cache folder") from error
-    with atomic_path(array) as temporary:
-        shape = (len(pairs), 4, size, size)
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-
-        def decode(index: int) -> None:
-            pixels[index] = decode_pair(pairs[index], size)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(decode, range(len(pairs))))
-        pixels.flush()
-    # Written last: where this file is, the pixels are complete.
-    with atomic_path(names) as temporary:
-        temporary.write_text(json.dumps({"names": [pair.name for pair in pairs]}), encoding="utf-8")
-
-
-def _fingerprint(pairs: list[Pair], size: int) -> str:
-    """Tell apart what a pack was made of, so that a changed data set is packed again."""
-    parts = [f"{_VERSION} {size}"]
-    for pair in pairs:
-        for path in (pair.image, pair.mask):
-            status = path.stat()
-            parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _encode(planes: Pixels, form: str, quality: int = 75) -> bytes:

@@ -15,7 +15,7 @@ from birefnet.errors import OutputError
 
 # What can move a value: the libraries that the measures stand on.
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "scipy")
-_ROOMS = ("metrics", "evaluation/maps.py", "evaluation/score.py")
+_ROOMS = ("metrics", "imaging/masks.py", "evaluation/score.py")
 
 
 def default_folder() -> Path:

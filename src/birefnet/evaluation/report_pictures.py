@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from birefnet.errors import ImageError
-from birefnet.evaluation.maps import GreyMap, read_map
 from birefnet.imaging.io import RgbImage, read_photo
+from birefnet.imaging.masks import GreyMap, read_map
 
 SMALL = 480
 """Longest side of the pictures that lie side by side, in pixels."""

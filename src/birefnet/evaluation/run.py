@@ -15,10 +15,10 @@ from typing import Any
 import birefnet
 from birefnet.errors import BiRefNetError, DataError, OutputError
 from birefnet.evaluation.cache import Cache, file_digest, key_of
-from birefnet.evaluation.maps import Note
 from birefnet.evaluation.model import Model
 from birefnet.evaluation.score import Failure, Scored, Settings, score_and_keep, start_process
 from birefnet.evaluation.sets import Entry, Item, Problem
+from birefnet.imaging.masks import Note
 from birefnet.metrics import MEASURES
 from birefnet.metrics.pair import Curve
 

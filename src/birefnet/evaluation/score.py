@@ -16,7 +16,7 @@ import numpy as np
 
 from birefnet.errors import ImageError
 from birefnet.evaluation.cache import Cache, file_digest, key_of
-from birefnet.evaluation.maps import MapFile, Note, read_map, resize_map, truth_notes
+from birefnet.imaging.masks import MapFile, Note, read_map, resize_map, truth_notes
 from birefnet.metrics import MEASURES, Conventions, Scorer
 from birefnet.metrics.pair import Curve
 

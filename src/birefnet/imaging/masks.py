@@ -1,9 +1,10 @@
 """Reading grey maps, predicted or true, from whatever kind of image file they come in, and saying what was done."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ GreyMap = NDArray[np.uint8]
 """(H, W) uint8, 255 for foreground."""
 
 _SIXTEEN_BIT = 65535
+
+_T = TypeVar("_T")
 
 
 class Note(NamedTuple):
@@ -47,12 +50,21 @@ def read_map(path: Path) -> MapFile:
     Raises:
         ImageError: the file is missing, no image, damaged, or of floating-point numbers.
     """
+    return look_into(path, to_map)
+
+
+def look_into(path: Path, look: Callable[[Image.Image], _T]) -> _T:
+    """Open an image file and hand it to a function; whatever its decoder raises becomes one line that names the file.
+
+    Raises:
+        ImageError: the file is missing, no image or damaged, or the function says so of it.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd but readable files, and on half the size it refuses.
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                return _to_map(image)
+                return look(image)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -74,7 +86,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _to_map(image: Image.Image) -> MapFile:
+def to_map(image: Image.Image) -> MapFile:
+    """Turn an open image into a grey map, as `read_map` does.
+
+    Raises:
+        ImageError: the image is of floating-point numbers.
+    """
     notes: list[Note] = []
     if getattr(image, "n_frames", 1) > 1:
         notes.append(Note("frames", f"{getattr(image, 'n_frames', 0)} frames: the first is used"))

@@ -1,0 +1,341 @@
+"""Photos put together anew: on synthetic backgrounds, with another photo's object, with thin structures drawn on them.
+
+All of it works on packed bytes, before augmentation, and keeps the truth exact: what is laid over a photo is laid over
+its label by the same share. Every sample is worked on by itself and draws from its own generator, always as many
+numbers, so that what becomes of it depends neither on its batch nor on what is done to others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from birefnet.data.cache import FULL, UNLABELLED
+from birefnet.data.shapes import draw_shape
+from birefnet.data.structures import colour_shape
+from birefnet.errors import ConfigError
+
+GREY, NEAR = 0.4, 0.4
+"""Shares of the synthetic backgrounds that are one grey level, and near the foreground's mean colour; the rest are one
+random colour. The reference's rule."""
+
+SPREAD = 0.2
+"""How far a background near the foreground's mean colour is from it, as a share of each channel."""
+
+SCALES = (0.3, 0.9)
+"""Longest side of a pasted object, as a share of the photo's longer side."""
+
+_CHANCES = 24
+_SEEDS = 2**62
+
+# A cut-out enlarged further than this would be told by its blur.
+_MOST_ENLARGED = 1.5
+# Less than so many pixels are no object; an object that takes more of its photo leaves nothing to paste it on.
+_LEAST_PIXELS, _MOST_SHARE = 16.0, 0.7
+# How far beyond the photo an object is moved that its own photo cuts off, as a share of its size.
+_BEYOND = 0.3
+
+# The two box blurs of blur fusion, as shares of the photo's side: 90 and 6 pixels of about 1000.
+_FAR, _NEAR = 0.09, 0.006
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Which photos are put together anew. A share is the part of the photos that it happens to.
+
+    Attributes:
+        background: share whose background is replaced by one colour.
+        paste: share that get the object of another photo pasted on, at a random scale and place, maybe mirrored.
+        donors: sources (`Pair.source`) of the photos whose objects may be pasted; () for all.
+        structures: share onto which thin structures are drawn.
+
+    Raises:
+        ConfigError: a share is not from 0 to 1.
+    """
+
+    background: float = 0.0
+    paste: float = 0.0
+    donors: tuple[str, ...] = ()
+    structures: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("background", "paste", "structures"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
+
+
+def compose(
+    pixels: Tensor, donors: Tensor | None, settings: Composition, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Put photos together anew, as far as their generators have it.
+
+    A background is replaced first, then an object pasted, then structures drawn, so that one photo may get all three.
+    The truth is the union. Unlabelled pixels of a donor are not pasted; those of a photo stay unlabelled unless they
+    are covered wholly. A photo without an object keeps its background, a donor without one gives none.
+
+    Args:
+        pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
+        donors: uint8 (B, 4, H, W), a candidate for each photo whose object may be pasted; None where there is none.
+        settings: how much to do.
+        generators: source of randomness of each photo, on the CPU whatever the device.
+
+    Returns:
+        uint8 (B, 4, H, W), and bool (B,): which photos have a synthetic background.
+    """
+    composed = pixels.clone()
+    plain = torch.zeros(len(pixels), dtype=torch.bool)
+    for index, generator in enumerate(generators):
+        chances = torch.rand(_CHANCES, generator=generator, dtype=torch.float64).tolist()
+        seed = int(torch.randint(_SEEDS, (), generator=generator))
+        if chances[0] < settings.background:
+            replaced = replace_background(composed[index], chances[3:8])
+            if replaced is not None:
+                composed[index], plain[index] = replaced, True
+        if chances[1] < settings.paste and donors is not None:
+            composed[index] = paste(composed[index], donors[index], chances[8:16])
+        if chances[2] < settings.structures:
+            composed[index] = draw_on(composed[index], np.random.default_rng(seed))
+    return composed, plain
+
+
+# --- synthetic backgrounds ---
+
+
+def replace_background(photo: Tensor, chances: Sequence[float]) -> Tensor | None:
+    """Set a photo's object on one colour, by the reference's rule; None where it has no object.
+
+    Unlabelled pixels stay as they are.
+
+    Args:
+        photo: uint8 (4, H, W).
+        chances: five numbers in [0, 1): which rule, the level, and one for each channel.
+
+    Returns:
+        uint8 (4, H, W).
+    """
+    image, alpha, known = _layers(photo)
+    amount = float(alpha.sum())
+    if amount < _LEAST_PIXELS:
+        return None
+    own = foreground_colours(image, alpha, known)
+    which, level, *channels = chances
+    each = image.new_tensor(channels)
+    if which < GREY:
+        colour = image.new_full((3,), 255 * level)
+    elif which < GREY + NEAR:
+        mean = (own * alpha).sum((1, 2)) / amount
+        colour = (mean * (1 - SPREAD + 2 * SPREAD * each)).clamp(0, 255)
+    else:
+        colour = 255 * each
+    flat = colour.view(3, 1, 1)
+    replaced = photo.clone()
+    replaced[:3] = torch.where(known > 0, _to_bytes(flat + alpha * (own - flat)), photo[:3])
+    return replaced
+
+
+# --- copy and paste ---
+
+
+def paste(photo: Tensor, donor: Tensor, chances: Sequence[float]) -> Tensor:
+    """Paste the object of one photo onto another, its edge free of its old background.
+
+    Where the donor's border cuts its object off, that side comes to lie at the photo's border or beyond.
+
+    Args:
+        photo: uint8 (4, H, W).
+        donor: uint8 (4, H, W).
+        chances: eight numbers in [0, 1), of which scale, place, flip and light follow.
+
+    Returns:
+        uint8 (4, H, W); the photo as it is where the donor has nothing to paste.
+    """
+    _, height, width = photo.shape
+    image, alpha, known = _layers(donor)
+    amount = float(alpha.sum())
+    if not _LEAST_PIXELS <= amount <= _MOST_SHARE * alpha.numel():
+        return photo
+    (top, bottom), (left, right) = (_extent(alpha[0].amax(1 - axis)) for axis in (0, 1))
+    cut_off = _cut_sides(alpha[0])
+    # Cut out with what its colours depend on.
+    margin = round(_FAR * max(height, width)) + 1
+    y, x = max(top - margin, 0), max(left - margin, 0)
+    around = np.s_[:, y : bottom + margin, x : right + margin]
+    own = foreground_colours(image[around], alpha[around], known[around], max(height, width))
+    inside = np.s_[:, top - y : bottom - y, left - x : right - x]
+    own, alpha = own[inside], alpha[:, top:bottom, left:right]
+
+    bigger, across, down, flip, light, *_ = chances
+    gain = _matching_light((own * alpha).sum((1, 2)) / amount, photo[:3].float().mean((1, 2)), light)
+    # Colours times alpha, so that scaling mixes in nothing from outside the object.
+    layer = torch.cat([own * gain.view(3, 1, 1) * alpha, alpha])
+    if flip < 0.5:
+        layer, cut_off = layer.flip(2), (*cut_off[:2], cut_off[3], cut_off[2])
+    wanted = (SCALES[0] + bigger * (SCALES[1] - SCALES[0])) * max(height, width)
+    scale = min(wanted / max(bottom - top, right - left), _MOST_ENLARGED)
+    size = [max(1, round(scale * (bottom - top))), max(1, round(scale * (right - left)))]
+    layer = F.interpolate(layer[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    first_row = _place(down, height, size[0], cut_off[:2])
+    first_column = _place(across, width, size[1], cut_off[2:])
+    rows = slice(max(first_row, 0), min(first_row + size[0], height))
+    columns = slice(max(first_column, 0), min(first_column + size[1], width))
+    seen = layer[:, rows.start - first_row : rows.stop - first_row, columns.start - first_column :]
+    seen = seen[:, :, : columns.stop - columns.start].clamp_min(0)
+    pasted = photo.clone()
+    pasted[:, rows, columns] = lay_over(photo[:, rows, columns], seen[:3], seen[3:].clamp_max(1))
+    return pasted
+
+
+def _extent(present: Tensor) -> tuple[int, int]:
+    """First place with anything, and the one behind the last: (N,) -> two ints."""
+    found = present.nonzero()
+    return int(found[0]), int(found[-1]) + 1
+
+
+def _cut_sides(alpha: Tensor) -> tuple[bool, bool, bool, bool]:
+    """Whether an object goes on beyond the top, bottom, left and right border: (H, W) -> four flags."""
+    borders = (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1])
+    top, bottom, left, right = (bool(border.sum() > 3) for border in borders)
+    return top, bottom, left, right
+
+
+def _place(chance: float, room: int, length: int, cut_off: Sequence[bool]) -> int:
+    """Where an object begins, along one side: its middle within the photo, or what is cut off at the border."""
+    low, high = cut_off
+    if low == high:
+        return round(chance * room - length / 2)
+    beyond = round(chance * _BEYOND * length)
+    return room - length + beyond if high else -beyond
+
+
+def _matching_light(own: Tensor, surroundings: Tensor, chance: float) -> Tensor:
+    """Draw how far an object takes on the light of where it is pasted: a gain for each channel (3,)."""
+    return ((surroundings + 20) / (own + 20)).pow(0.6 * chance).clamp(0.7, 1.4)
+
+
+# --- structures ---
+
+
+def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Draw a thin structure onto a photo, in colours of the photo or in others.
+
+    Args:
+        photo: uint8 (4, H, W).
+        generator: source of randomness.
+
+    Returns:
+        uint8 (4, H, W).
+    """
+    _, height, width = photo.shape
+    shape = draw_shape(height, width, generator)
+    behind = np.ascontiguousarray(photo[:3].permute(1, 2, 0).cpu().numpy())
+    if generator.random() < 0.5:
+        colours = behind[generator.integers(0, height, 2), generator.integers(0, width, 2)].astype(np.float32)
+    else:
+        colours = (generator.uniform(0, 255, 3) + generator.uniform(-30, 30, (2, 1))).clip(0, 255).astype(np.float32)
+    surface = torch.from_numpy(colour_shape(shape, colours, behind, generator)).to(photo.device)
+    alpha = torch.from_numpy(shape.coverage).to(photo.device)[None].float() / 255
+    return lay_over(photo, surface.permute(2, 0, 1) * alpha, alpha)
+
+
+# --- layers ---
+
+
+def lay_over(photo: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:
+    """Lay something over a photo and its label by the same share.
+
+    Args:
+        photo: uint8 (4, H, W).
+        colours: float (3, H, W) up to 255, times alpha already.
+        alpha: float (1, H, W) in [0, 1].
+
+    Returns:
+        uint8 (4, H, W), unlabelled where the photo is and what is laid over it does not cover it wholly.
+    """
+    label = photo[3:]
+    union = torch.round(FULL * alpha + (1 - alpha) * label).to(torch.uint8)
+    hidden = torch.round(FULL * alpha) == FULL
+    unknown = (label == UNLABELLED) & ~hidden
+    truth = torch.where(hidden, FULL, torch.where(unknown, UNLABELLED, union)).to(torch.uint8)
+    return torch.cat([_to_bytes(colours + (1 - alpha) * photo[:3]), truth])
+
+
+def foreground_colours(image: Tensor, alpha: Tensor, known: Tensor, side: int | None = None) -> Tensor:
+    """Estimate the object's own colours, free of its background's at soft edges, by blur fusion in two passes.
+
+    Forte: "Approximate Fast Foreground Colour Estimation", ICIP 2021, as in `birefnet.imaging.foreground`, but with
+    radii that fit small photos, and the wide blur on an even smaller one.
+
+    Args:
+        image: float (3, H, W) up to 255.
+        alpha: float (1, H, W) in [0, 1].
+        known: float (1, H, W), 1 where alpha is known: other pixels tell nothing of either side.
+        side: longer side of the whole photo, where the image is a part of it.
+
+    Returns:
+        float (3, H, W) up to 255; where alpha is 1 the image's own.
+    """
+    _, height, width = image.shape
+    side = max(height, width) if side is None else side
+    rest = (1 - alpha) * known
+    far = _blur(torch.cat([image * alpha, image * rest, alpha, rest]), _FAR * side)
+    foreground, background = _shared(far)
+    foreground = _corrected(image, foreground, background, alpha)
+    near = _blur(torch.cat([foreground * alpha, background * rest, alpha, rest]), _NEAR * side)
+    return _corrected(image, *_shared(near), alpha)
+
+
+def _shared(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide blurred colours of both sides by their blurred shares: (8, H, W) -> (3, H, W) twice."""
+    return sums[:3] / (sums[6:7] + 1e-5), sums[3:6] / (sums[7:] + 1e-5)
+
+
+def _corrected(image: Tensor, foreground: Tensor, background: Tensor, alpha: Tensor) -> Tensor:
+    return (foreground + alpha * (image - alpha * foreground - (1 - alpha) * background)).clamp(0, 255)
+
+
+def _blur(planes: Tensor, length: float) -> Tensor:
+    """Blur by a box, up to a factor for all: (C, H, W). Wide boxes on smaller planes, as their result is smooth."""
+    _, height, width = planes.shape
+    factor = max(1, int(length / 3))
+    if factor == 1:
+        return _box(planes, _odd(length))
+    small = _box(F.avg_pool2d(planes[None], factor, ceil_mode=True)[0], _odd(length / factor))
+    # Larger than the planes by what they lack to a multiple of the factor, so that nothing moves.
+    size = [factor * small.shape[1], factor * small.shape[2]]
+    return F.interpolate(small[None], size, mode="bilinear", align_corners=False)[0, :, :height, :width]
+
+
+def _box(planes: Tensor, length: int) -> Tensor:
+    """Sum over a box, beyond the border nothing, one direction after the other: (C, H, W).
+
+    Sums of shifted planes, as pooling takes ten times as long; what is divided by its blurred share needs no mean.
+    """
+    _, height, width = planes.shape
+    reach = length // 2
+    tall = F.pad(planes, (0, 0, reach, reach))
+    down = tall[:, :height].clone()
+    for shift in range(1, length):
+        down += tall[:, shift : shift + height]
+    wide = F.pad(down, (reach, reach))
+    both = wide[:, :, :width].clone()
+    for shift in range(1, length):
+        both += wide[:, :, shift : shift + width]
+    return both
+
+
+def _odd(length: float) -> int:
+    return max(3, 2 * round((length - 1) / 2) + 1)
+
+
+def _layers(photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split packed bytes into the image up to 255, alpha, 0 where unlabelled, and what is known: (4, H, W)."""
+    known = (photo[3:] != UNLABELLED).float()
+    return photo[:3].float(), photo[3:].float() * known / FULL, known
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255).to(torch.uint8)

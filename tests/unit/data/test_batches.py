@@ -1,0 +1,182 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from photo_files import cuts
+
+from birefnet.classes import DIS5K_CLASSES
+from birefnet.data.augment import NONE, REFERENCE, STRONG, Augmentation
+from birefnet.data.batches import Batch, Batches, DataRecipe, Stage, format_sizes, parse_sizes
+from birefnet.data.compose import Composition
+from birefnet.data.pairs import Pair
+from birefnet.data.photos import open_photos
+from birefnet.data.structures import Drawn
+from birefnet.errors import ConfigError
+
+SMALL = DataRecipe(batch=4, sizes="64", augmentation=STRONG)
+EVERYTHING = DataRecipe(
+    batch=4,
+    sizes="32x64:0.5,64:0.5",
+    augmentation=Augmentation(**{**vars(STRONG), "noise": 0.5, "jpeg": 0.5, "blur": 0.5, "coarse": 0.5}),
+    composition=Composition(background=0.3, paste=0.5, structures=0.3),
+)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, chelsea: Path) -> list[Pair]:
+    return cuts(chelsea, tmp_path / "data")
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for name in ("images", "target", "valid", "classes"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert one.names == other.names
+
+
+def join(parts: list[Batch]) -> Batch:
+    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in ("images", "target", "valid", "classes")]
+    return Batch(*tensors, sum((part.names for part in parts), ()))
+
+
+def test_sizes_are_written_as_they_are_read() -> None:
+    stages = parse_sizes("160:0.65, 224x320:0.35")
+    assert stages == (Stage(160, 160, 0.65), Stage(224, 320, 0.35))
+    assert format_sizes(stages) == "160:0.65,224x320:0.35"
+    assert format_sizes(parse_sizes("1440x2560")) == "1440x2560"
+    assert parse_sizes(format_sizes(parse_sizes("1024"))) == (Stage(1024, 1024, 1.0),)
+    for text in ("", "a", "100", "0", "160:0.5", "160:0.5,224:0.6", "160,224", "64x", "64:1:1", "160:0,64:1"):
+        with pytest.raises(ConfigError):
+            parse_sizes(text)
+
+
+def test_impossible_recipes(pairs: list[Pair]) -> None:
+    for values in ({"batch": 0}, {"sizes": "33"}, {"dynamic": (64, 32)}, {"dynamic": (0, 64)}, {"dynamic": (40, 64)}):
+        with pytest.raises(ConfigError):
+            DataRecipe(**values)
+    photos = open_photos(pairs)
+    with pytest.raises(ConfigError, match="4 cannot be shared by 3 processes"):
+        Batches(photos, SMALL, 10, 0, world=3)
+    with pytest.raises(ConfigError, match="samples"):
+        Batches(photos, SMALL, 0, 0)
+    recipe = DataRecipe(composition=Composition(paste=0.1, donors=("dogs",)))
+    with pytest.raises(ConfigError, match="no photo comes from 'dogs': choose of cats, flower17"):
+        Batches(photos, recipe, 10, 0)
+
+
+def test_a_batch(pairs: list[Pair]) -> None:
+    batches = Batches(open_photos(pairs), SMALL, 10, 0)
+    assert batches.steps == 3
+    batch = batches(0)
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.target.shape == batch.valid.shape == (4, 1, 64, 64)
+    by_name = {pair.name: pair for pair in pairs}
+    for name, category in zip(batch.names, batch.classes.tolist(), strict=True):
+        assert category == (-1 if by_name[name].category is None else DIS5K_CLASSES.index("Bag"))
+    assert set(batch.valid.unique().tolist()) == {0.0, 1.0}
+
+
+def test_every_epoch_shows_every_photo_once_in_another_order(pairs: list[Pair]) -> None:
+    batches = Batches(open_photos(pairs), DataRecipe(batch=1, sizes="32", augmentation=NONE), 21, 5)
+    names = [batches(step).names[0] for step in range(21)]
+    epochs = [names[start : start + 7] for start in (0, 7, 14)]
+    assert all(set(epoch) == {pair.name for pair in pairs} for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [batches.epoch_of(step) for step in (0, 6, 7, 20)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("recipe", [SMALL, EVERYTHING, DataRecipe(batch=4, sizes="64", augmentation=REFERENCE)])
+def test_processes_together_see_what_one_alone_sees(pairs: list[Pair], recipe: DataRecipe) -> None:
+    photos = open_photos(pairs)
+    alone = Batches(photos, recipe, 32, 1)
+    for world in (2, 4):
+        shares = [Batches(photos, recipe, 32, 1, rank=rank, world=world) for rank in range(world)]
+        for step in range(alone.steps):
+            assert_same(alone(step), join([share(step) for share in shares]))
+
+
+def test_a_batch_depends_on_no_earlier_one_nor_on_threads(pairs: list[Pair], tmp_path: Path) -> None:
+    first = Batches(open_photos(pairs), EVERYTHING, 24, 1)
+    made = [first(step) for step in range(6)]
+    packed = open_photos(pairs, EVERYTHING.fixed_sizes, cache=tmp_path / "cache", headroom=1.25)
+    decoded = open_photos(pairs, headroom=1.25)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            again = Batches(open_photos(pairs), EVERYTHING, 24, 1)
+            for step in reversed(range(6)):
+                assert_same(again(step), made[step])
+    finally:
+        torch.set_num_threads(threads)
+    for step in range(6):
+        assert_same(*(Batches(photos, EVERYTHING, 24, 1)(step) for photos in (packed, decoded)))
+    assert not torch.equal(Batches(open_photos(pairs), EVERYTHING, 24, 2)(0).images, made[0].images)
+
+
+def test_making_batches_leaves_torchs_own_randomness_alone(pairs: list[Pair]) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    Batches(open_photos(pairs), EVERYTHING, 24, 1)(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_can_be_sent_to_another_process(pairs: list[Pair], tmp_path: Path) -> None:
+    photos = open_photos(pairs, SMALL.fixed_sizes, cache=tmp_path / "cache", headroom=SMALL.augmentation.headroom)
+    batches = Batches(photos, SMALL, 24, 1)
+    expected = batches(3)
+    assert_same(pickle.loads(pickle.dumps(batches))(3), expected)
+
+
+def test_drawn_photos_are_photos_too() -> None:
+    recipe = DataRecipe(batch=2, sizes="64x96", augmentation=STRONG, composition=Composition(paste=1.0))
+    batch = Batches(Drawn(5, 0), recipe, 10, 0)(4)
+    assert batch.images.shape == (2, 3, 64, 96)
+    assert 0 < batch.target.mean() < 1
+
+
+def test_stages_follow_each_other(pairs: list[Pair]) -> None:
+    batches = Batches(open_photos(pairs), EVERYTHING, 40, 0)
+    assert [batches.size_at(step) for step in range(10)] == [(32, 64)] * 5 + [(64, 64)] * 5
+    assert batches(0).images.shape[-2:] == (32, 64)
+    assert batches(9).images.shape[-2:] == (64, 64)
+    assert EVERYTHING.fixed_sizes == ((32, 64), (64, 64))
+    thirds = DataRecipe(batch=1, sizes="32:0.1,64:0.2,96:0.7")
+    sizes = [Batches(open_photos(pairs), thirds, 10, 0).size_at(step)[0] for step in range(10)]
+    assert sizes == [32] + [64] * 2 + [96] * 7
+
+
+def test_sizes_drawn_anew_for_each_batch(pairs: list[Pair]) -> None:
+    recipe = DataRecipe(batch=2, dynamic=(32, 96), augmentation=REFERENCE)
+    assert recipe.fixed_sizes == ()
+    photos = open_photos(pairs)
+    ranks = [Batches(photos, recipe, 200, 3, rank=rank, world=2) for rank in range(2)]
+    sizes = [ranks[0].size_at(step) for step in range(100)]
+    assert {side for size in sizes for side in size} == {32, 64, 96}
+    assert len(set(sizes)) == 9
+    assert [ranks[1].size_at(step) for step in range(100)] == sizes
+    for step in range(5):
+        assert tuple(ranks[1](step).images.shape[-2:]) == sizes[step]
+        assert tuple(ranks[1](step).valid.shape[-2:]) == sizes[step]
+
+
+def test_plain_backgrounds_are_only_mirrored(pairs: list[Pair]) -> None:
+    recipe = DataRecipe(batch=4, sizes="64", augmentation=REFERENCE, composition=Composition(background=1.0))
+    unchanged = DataRecipe(batch=4, sizes="64", augmentation=NONE, composition=Composition(background=1.0))
+    photos = open_photos(pairs)
+    for step in range(4):
+        changed, still = (Batches(photos, each, 16, 0)(step) for each in (recipe, unchanged))
+        for image, plain in zip(changed.images, still.images, strict=True):
+            assert torch.equal(image, plain) or torch.equal(image, plain.flip(-1))
+
+
+def test_objects_are_pasted_from_the_sources_that_may_give_them(pairs: list[Pair]) -> None:
+    photos = open_photos(pairs)
+    pasted = DataRecipe(
+        batch=4, sizes="64", augmentation=NONE, composition=Composition(paste=1.0, donors=("flower17",))
+    )
+    alone = DataRecipe(batch=4, sizes="64", augmentation=NONE)
+    assert {photos.sources[index] for index in Batches(photos, pasted, 4, 0)._donors} == {"flower17"}
+    more, less = (Batches(photos, recipe, 4, 0)(0) for recipe in (pasted, alone))
+    assert (more.target.sum((1, 2, 3)) > less.target.sum((1, 2, 3))).float().mean() >= 0.5

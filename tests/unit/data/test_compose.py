@@ -1,0 +1,292 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from birefnet.data.cache import FULL, UNLABELLED
+from birefnet.data.compose import (
+    SCALES,
+    Composition,
+    compose,
+    draw_on,
+    foreground_colours,
+    lay_over,
+    paste,
+    replace_background,
+)
+from birefnet.errors import ConfigError
+
+RED, GREEN, BLUE = (200, 30, 40), (40, 180, 60), (30, 50, 220)
+HALF = [0.5] * 8
+
+
+def disc(
+    own: tuple[int, ...], behind: tuple[int, ...], radius: float = 30, centre: tuple[float, float] = (60, 60)
+) -> Tensor:
+    """A disc with an edge some pixels wide, photographed truly: a blend of two colours by its label."""
+    rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
+    distance = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).sqrt()
+    alpha = ((radius - distance) / 4 + 0.5).clamp(0, 1)
+    label = (alpha * FULL).round()
+    share = label / FULL
+    photo = share * torch.tensor(own).view(3, 1, 1) + (1 - share) * torch.tensor(behind).view(3, 1, 1)
+    return torch.cat([photo.round(), label[None]]).to(torch.uint8)
+
+
+def generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(1000 * seed + index) for index in range(count)]
+
+
+@pytest.fixture
+def batch() -> Tensor:
+    return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
+
+
+EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5)
+
+
+# --- all together ---
+
+
+def test_nothing_to_do_changes_nothing(batch: Tensor) -> None:
+    result, plain = compose(batch, batch.flip(0), Composition(), generators(4))
+    assert torch.equal(result, batch)
+    assert plain.tolist() == [False] * 4
+
+
+def test_bytes_in_and_out_and_what_is_given_stays(batch: Tensor) -> None:
+    before = batch.clone()
+    result, plain = compose(batch, batch.flip(0), Composition(1, 1, (), 1), generators(4))
+    assert (result.dtype, result.shape) == (torch.uint8, batch.shape)
+    assert (plain.dtype, plain.tolist()) == (torch.bool, [True] * 4)
+    assert torch.equal(batch, before)
+    assert int(result[:, 3].max()) == FULL
+
+
+def test_a_sample_follows_from_its_own_generator(batch: Tensor) -> None:
+    donors = batch.flip(0)
+    together, plain = compose(batch, donors, EVERYTHING, generators(4))
+    again, _ = compose(batch, donors, EVERYTHING, generators(4))
+    assert torch.equal(together, again)
+    for index, generator in enumerate(generators(4)):
+        one = slice(index, index + 1)
+        alone, single = compose(batch[one], donors[one], EVERYTHING, [generator])
+        assert torch.equal(alone[0], together[index])
+        assert bool(single[0]) == bool(plain[index])
+    other, _ = compose(batch, donors, EVERYTHING, generators(4, seed=1))
+    assert not torch.equal(other, together)
+
+
+def test_what_is_done_moves_no_other_chance(batch: Tensor) -> None:
+    states = []
+    for settings in (Composition(), EVERYTHING, Composition(1, 1, (), 1)):
+        used = generators(4)
+        compose(batch, batch.flip(0), settings, used)
+        states.append([torch.rand(1, generator=generator).item() for generator in used])
+    assert states[0] == states[1] == states[2]
+
+
+def test_shares_are_kept() -> None:
+    count = 600
+    small = disc(RED, BLUE)[:, 44:76, 44:76].expand(count, -1, -1, -1)
+    _, plain = compose(small, None, Composition(background=0.3), generators(count))
+    assert 0.24 < plain.float().mean() < 0.36
+    drawn, _ = compose(small[:150], None, Composition(structures=0.4), generators(150))
+    assert 0.28 < (drawn != small[:150]).flatten(1).any(1).float().mean() < 0.52
+
+
+def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
+    result, _ = compose(batch, None, Composition(paste=1), generators(4))
+    assert torch.equal(result, batch)
+
+
+@pytest.mark.parametrize("name", ["background", "paste", "structures"])
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_shares_are_checked(name: str, share: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
+        Composition(**{name: share})
+
+
+# --- backgrounds ---
+
+
+def test_the_three_rules_come_as_often_as_they_should() -> None:
+    photo = disc(RED, BLUE)
+    drawn = torch.rand((500, 5), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kinds, levels = {"grey": 0, "near": 0, "random": 0}, []
+    for chances in drawn.tolist():
+        replaced = replace_background(photo, chances)
+        assert replaced is not None
+        colour = replaced[:3, 0, 0].tolist()
+        assert (replaced[:3, :5] == replaced[:3, :1, :1]).all()
+        if len(set(colour)) == 1:
+            kinds["grey"] += 1
+            levels.append(colour[0])
+        elif all(0.78 * own - 3 <= value <= 1.22 * own + 3 for value, own in zip(colour, RED, strict=True)):
+            kinds["near"] += 1
+        else:
+            kinds["random"] += 1
+    assert 165 < kinds["grey"] < 235
+    assert 165 < kinds["near"] < 235
+    assert 70 < kinds["random"] < 130
+    assert min(levels) < 15
+    assert max(levels) > 240
+
+
+def test_no_halo_of_the_old_background() -> None:
+    photo = disc(RED, BLUE)
+    for level in (0.0, 0.5, 0.99):
+        replaced = replace_background(photo, [0.1, level, 0, 0, 0])
+        assert replaced is not None
+        share = photo[3] / FULL
+        true = share * torch.tensor(RED).view(3, 1, 1) + (1 - share) * 255 * level
+        error = (replaced[:3] - true).abs()
+        assert error.max() < 14
+        # Blending the photo itself leaves blue all round.
+        naive = share * photo[:3] + (1 - share) * 255 * level
+        assert (naive - true).abs().max() > 40
+        assert torch.equal(replaced[3], photo[3])
+
+
+def test_unlabelled_pixels_keep_their_photo() -> None:
+    photo = disc(RED, BLUE)
+    photo[3, 20:40, 20:100] = UNLABELLED
+    replaced = replace_background(photo, [0.1, 0.5, 0, 0, 0])
+    assert replaced is not None
+    assert torch.equal(replaced[:, 20:40, 20:100], photo[:, 20:40, 20:100])
+    assert torch.equal(replaced[3], photo[3])
+    assert replaced[:3, 0, 0].tolist() == [128, 128, 128]
+
+
+def test_a_photo_without_an_object_keeps_its_background(batch: Tensor) -> None:
+    batch[1, 3] = 0
+    result, plain = compose(batch, None, Composition(background=1), generators(4))
+    assert plain.tolist() == [True, False, True, True]
+    assert torch.equal(result[1], batch[1])
+
+
+# --- foreground colours ---
+
+
+@pytest.mark.parametrize("size", [(40, 64), (200, 200), (333, 250)])
+def test_foreground_colours(size: tuple[int, int]) -> None:
+    photo = torch.nn.functional.interpolate(disc(RED, BLUE)[None].float(), size, mode="bilinear")[0]
+    alpha = photo[3:] / FULL
+    own = foreground_colours(photo[:3], alpha, torch.ones_like(alpha))
+    inside = alpha[0] == 1
+    assert (own - photo[:3])[:, inside].abs().max() < 0.01
+    # By how much of them is seen.
+    assert (alpha * (own - torch.tensor(RED).view(3, 1, 1))).abs().max() < 16
+    assert (alpha * (photo[:3] - torch.tensor(RED).view(3, 1, 1))).abs().max() > 40
+
+
+# --- copy and paste ---
+
+
+def test_a_pasted_object_is_whole_and_without_halo() -> None:
+    photo, donor = torch.zeros((4, 120, 120), dtype=torch.uint8), disc(RED, BLUE)
+    photo[:3] = torch.tensor(GREEN, dtype=torch.uint8).view(3, 1, 1)
+    # At its own size in the middle, in its own light.
+    scale = (62 / 120 - SCALES[0]) / (SCALES[1] - SCALES[0])
+    pasted = paste(photo, donor, [scale, 0.5, 0.5, 0.9, 0.0, 0, 0, 0])
+    alpha = pasted[3] / FULL
+    assert alpha.sum() == pytest.approx(float((donor[3] / FULL).sum()), rel=0.06)
+    true = alpha * torch.tensor(RED).view(3, 1, 1) + (1 - alpha) * torch.tensor(GREEN).view(3, 1, 1)
+    assert (pasted[:3] - true).abs().max() < 16
+    untouched = pasted[3] == 0
+    assert torch.equal(pasted[:3, untouched], photo[:3, untouched])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_size_and_place_of_what_is_pasted(seed: int) -> None:
+    photo = torch.zeros((4, 120, 120), dtype=torch.uint8)
+    chances = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()
+    found = paste(photo, disc(RED, BLUE), chances)[3].nonzero()
+    assert len(found) > 0
+    size = found.amax(0) - found.amin(0) + 1
+    wanted = 120 * (SCALES[0] + chances[0] * (SCALES[1] - SCALES[0]))
+    assert size.max() <= min(wanted, 1.5 * 65) + 2
+    # The middle is within the photo, so a quarter at least is seen.
+    assert size.min() >= wanted / 2 - 3 or wanted > 1.5 * 62
+
+
+def test_truth_is_the_union(batch: Tensor) -> None:
+    for seed in range(5):
+        result, _ = compose(batch, batch.flip(0), Composition(paste=1, structures=1), generators(4, seed))
+        assert (result[:, 3] >= batch[:, 3]).all()
+        assert (result[:, 3] > batch[:, 3]).flatten(1).any(1).all()
+        # Where the truth is as before, nothing was laid over it, or something over what was full already.
+        same = (result[:, 3] == batch[:, 3]) & (batch[:, 3] == 0)
+        for index in range(4):
+            assert torch.equal(result[index, :3, same[index]], batch[index, :3, same[index]])
+
+
+def test_what_its_photo_cuts_off_stays_at_the_border() -> None:
+    donor = disc(RED, BLUE, 40, (118, 60))
+    photo = torch.zeros((4, 120, 120), dtype=torch.uint8)
+    for seed in range(10):
+        chances = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()
+        pasted = paste(photo, donor, chances)
+        assert pasted[3, -1].max() == FULL
+    left = disc(RED, BLUE, 40, (60, 2))
+    for flip, column in ((0.9, 0), (0.1, -1)):
+        assert paste(photo, left, [0.5, 0.5, 0.2, flip, 0, 0, 0, 0])[3, :, column].max() == FULL
+
+
+def test_flip_mirrors_the_object() -> None:
+    photo, donor = torch.zeros((4, 120, 120), dtype=torch.uint8), disc(RED, BLUE)
+    donor[3, :, 70:] = 0
+    kept, mirrored = (paste(photo, donor, [0.5, 0.5, 0.5, flip, 0, 0, 0, 0]) for flip in (0.9, 0.1))
+    assert not torch.equal(kept, mirrored)
+    assert (kept[3].int() - mirrored[3].flip(1).int()).abs().float().mean() < 6
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda label: label.zero_(), lambda label: label.fill_(FULL), lambda label: label.fill_(UNLABELLED)]
+)
+def test_a_donor_with_nothing_to_paste(spoil: Callable[[Tensor], Tensor]) -> None:
+    photo, donor = disc(RED, BLUE), disc(GREEN, RED)
+    spoil(donor[3])
+    assert torch.equal(paste(photo, donor, HALF), photo)
+
+
+def test_unlabelled_pixels_of_donor_and_photo() -> None:
+    photo, donor = disc(RED, BLUE, 10, (20, 20)), disc(GREEN, RED)
+    donor[3, :60] = UNLABELLED
+    photo[3, 90:] = UNLABELLED
+    result = paste(photo, donor, [0.4, 0.5, 0.5, 0.9, 0.0, 0, 0, 0])
+    assert (result[3] == FULL).any()
+    # Nothing new is unlabelled, and what was so is unless it is covered wholly.
+    unknown = photo[3] == UNLABELLED
+    assert (result[3][~unknown] != UNLABELLED).all()
+    assert torch.isin(result[3][unknown], torch.tensor([FULL, UNLABELLED])).all()
+    lower = paste(photo, donor, [0.4, 0.5, 0.9, 0.9, 0.0, 0, 0, 0])[3][unknown]
+    assert (lower == FULL).any()
+    assert (lower == UNLABELLED).any()
+
+
+# --- structures ---
+
+
+def test_structures_change_photo_and_truth_alike() -> None:
+    photo = disc(RED, BLUE)
+    for seed in range(12):
+        result = draw_on(photo, np.random.default_rng(seed))
+        added = result[3].int() - photo[3].int()
+        assert added.min() >= 0
+        assert added.max() > 100
+        changed = (result[:3].int() - photo[:3].int()).abs().amax(0)
+        assert not changed[(added == 0) & (photo[3] == 0)].any()
+        # What is added can be seen, most of it at least.
+        assert changed[added > 200].float().mean() > 8
+
+
+def test_laying_over() -> None:
+    photo = torch.tensor([10, 20, 30, 127], dtype=torch.uint8).view(4, 1, 1).expand(4, 1, 5).clone()
+    photo[3, 0, 3:] = UNLABELLED
+    alpha = torch.tensor([0, 0.5, 1, 0.5, 1]).view(1, 1, 5)
+    result = lay_over(photo, 200 * alpha.expand(3, 1, 5), alpha)
+    assert result[3, 0].tolist() == [127, 190, FULL, UNLABELLED, FULL]
+    assert result[0, 0].tolist() == [10, 105, 200, 105, 200]
