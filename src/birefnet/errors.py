@@ -35,3 +35,7 @@ class OutputError(BiRefNetError, OSError):
 
 class MissingExtraError(BiRefNetError, ImportError):
     """An optional dependency that is not installed; the message holds the command that installs it."""
+
+
+class LostProcessError(BiRefNetError, ConnectionError):
+    """A process of a run of several that has died, has left, or was never reached."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ import pytest
 
 from birefnet import config
 from birefnet.backbones import BACKBONES
+from birefnet.cli import main
 from birefnet.config import ModelConfig
 from birefnet.tasks import TASKS
 
@@ -27,7 +27,16 @@ EXECUTED = [pytest.param(page, marks=pytest.mark.slow) for page in (ENGLISH, "do
     "docs/extend.md",
     "docs/metrics.md",
 ]
-WITH_COMMANDS = [ENGLISH, CHINESE, "docs/extend.md", "docs/tutorial.md", "docs/metrics.md", "docs/data.md"]
+WITH_COMMANDS = [
+    ENGLISH,
+    CHINESE,
+    "docs/extend.md",
+    "docs/tutorial.md",
+    "docs/metrics.md",
+    "docs/data.md",
+    "docs/finetune.md",
+    "docs/training.md",
+]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 FENCE = re.compile(r"^```(?P<kind>\S*) *(?P<note>.*)$")
@@ -116,22 +125,12 @@ def test_python_that_is_not_run_compiles(page: str) -> None:
 # --- commands ---
 
 
-def program(name: str) -> click.Command:
-    """The command line behind `birefnet`, or behind `python -m NAME`."""
-    if name == "birefnet":
-        from birefnet.cli import main
-    else:
-        assert name == "birefnet.training", name
-        from birefnet.training.__main__ import main
-    return main
-
-
 def shell_commands(page: str) -> Iterator[list[str]]:
     """Every command of the shell blocks and of the code within the text, as words."""
     lines = [
         line for block in blocks(page) if block.kind == "sh" for line in block.code.replace("\\\n", "").split("\n")
     ]
-    lines += [code for code in re.findall(r"`([^`\n]+)`", prose(page)) if re.match(r"(birefnet|python -m) ", code)]
+    lines += [code for code in re.findall(r"`([^`\n]+)`", prose(page)) if re.match(r"(birefnet|torchrun) ", code)]
     for line in lines:
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -169,11 +168,11 @@ def test_commands_exist_with_their_options(page: str) -> None:
             if word in ("<", ">"):
                 words = words[:i]
                 break
+        if words[0] == "torchrun":
+            assert words[words.index("-m") + 1] == "birefnet", words
+            words = words[words.index("-m") + 1 :]
         if words[0] == "birefnet":
-            check_click(program("birefnet"), words[1:])
-        elif words[:2] == ["python", "-m"] and words[2].startswith("birefnet"):
-            assert importlib.util.find_spec(words[2]) is not None
-            check_click(program(words[2]), words[3:])
+            check_click(main, words[1:])
         elif words[0] == "make":
             assert set(words[1:]) <= targets, words
         else:

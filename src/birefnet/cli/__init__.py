@@ -12,6 +12,7 @@ COMMANDS = {
     "doctor": ("birefnet.cli.doctor", "Show what works on this machine, and why the rest does not."),
     "evaluate": ("birefnet.cli.evaluate", "Score predictions or a model, and compare evaluations."),
     "models": ("birefnet.cli.models", "Show, recommend and download weights."),
+    "train": ("birefnet.cli.train", "Train a network, or fine-tune one on your own photos."),
 }
 """Name -> (module that holds a click command of that name, its line in the help)."""
 

@@ -25,6 +25,7 @@ from birefnet.modules.decoder_blocks import DecoderBlock
 from birefnet.modules.gradient import gradient_label, gradient_map
 from birefnet.modules.lateral import LateralBlock
 from birefnet.modules.norm import NORM_LAYERS
+from birefnet.modules.sync_norm import SyncBatchNorm2d
 from birefnet.weights.pretrained import PRETRAINED, load_backbone, terms_of
 
 NECK: Channels = (192, 384, 768, 1536)
@@ -249,8 +250,10 @@ class BiRefNet(Stored):
 
 
 def trains_batch_norm(module: nn.Module) -> bool:
-    """Whether a module holds a batch norm that normalises by its input, not by what it has learnt."""
-    return any(isinstance(part, nn.BatchNorm2d) and part.training for part in module.modules())
+    """Whether a module holds a batch norm that normalises by its input alone, not by what it has learnt."""
+    norms = (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    # A synchronized one sees the images of other processes too.
+    return any(norm.training and not isinstance(norm, SyncBatchNorm2d) for norm in norms)
 
 
 def configure(config: ModelConfig, options: Mapping[str, Any], custom: tuple[str, ...]) -> ModelConfig:

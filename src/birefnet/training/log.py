@@ -1,84 +1,400 @@
-"""The log of a run: one JSON object a line, and the figures that go into it."""
+"""The log of a run: one JSON object a line, the same figures for TensorBoard, and what is summed up for a line.
+
+A line is of one of three kinds. What was trained since the last such line has the loss and its terms, the speed and
+where the time went; a validation has the key `val` with the measures; an event (`started`, `resumed`, or what the
+training program adds) has the key `event`. All have the `step` they stand at. Nothing here imports torch before a
+tensor is to be read, so that the log of a run can be read and drawn where torch is not installed.
+"""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, maximum
+import numpy as np
+from numpy.typing import NDArray
 
-from birefnet.errors import OutputError
+from birefnet._atomic import write_whole
+from birefnet._extras import require
+from birefnet.errors import DataError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
+
+LOG = "log.jsonl"
+TENSORBOARD = "tensorboard"
+
+Line = dict[str, Any]
+"""A line of the log."""
+
+_DIGITS = 6
+
+# Where TensorBoard shows the figures of a training line; all others are losses. Those of no use there have no place.
+_PLACES = {
+    "step": None,
+    "steps": None,
+    "samples": None,
+    "seconds": None,
+    "best": None,
+    "epoch": "schedule/epoch",
+    "rate": "schedule/rate",
+    "height": "schedule/height",
+    "width": "schedule/width",
+    "norm": "gradient/norm",
+    "worst_norm": "gradient/worst_norm",
+    "skipped": "gradient/skipped",
+    "images_per_second": "speed/images_per_second",
+}
+
+
+NO_LOSSES = frozenset([*_PLACES, "size", "share_of_time"])
+"""Figures of a training line; any other number in it is a term of the loss."""
 
 
 class Clock:
-    """Seconds between marks. On a GPU the work is only queued, so the figures mean little there."""
+    """Seconds between marks, added up by name.
+
+    On CUDA a mark only tells how long it took to queue the work: the time itself shows at the next mark at which the
+    program waits for the device, such as where the gradient's norm is read.
+
+    Attributes:
+        laps: name -> seconds.
+    """
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Give the time since the last mark a name."""
+        """Add the time since the last mark to a name, which may come several times a step."""
         now = time.perf_counter()
-        self.laps[name] = now - self._last
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
 
 
 class Interval:
-    """Figures of the steps since the last line of the log, read from the device only when the line is written."""
+    """Figures of the steps since the last line of the log.
+
+    Losses stay on the device, where reading them would wait for all queued work, until the line is written.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._seconds: dict[str, float] = {}
-        self._usable = self._samples = self._size = 0
         self._worst_norm: Tensor | None = None
-        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._aside: dict[str, float] = {}
+        self._usable = self._skipped = self._samples = 0
+        self._size: tuple[int, int] | None = None
 
-    def add(self, terms: dict[str, Tensor], norm: Tensor) -> None:
-        """Take in the losses and the gradient's norm of a usable step."""
+    def add(self, terms: Mapping[str, "Tensor"], norm: "Tensor") -> None:
+        """Take in the losses and the gradient's norm, all of shape (), of a step whose gradient was used."""
         for name, value in {**terms, "norm": norm}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._worst_norm = norm if self._worst_norm is None else maximum(self._worst_norm, norm)
+            known = self._sums.get(name)
+            self._sums[name] = value.detach() if known is None else known + value.detach()
+        norm = norm.detach()
+        self._worst_norm = norm if self._worst_norm is None else self._worst_norm.maximum(norm)
         self._usable += 1
 
-    def note(self, samples: int, size: int, seconds: dict[str, float]) -> None:
-        """Take in what any step, usable or not, cost."""
+    def skip(self) -> None:
+        """Count a step whose gradient was of no use."""
+        self._skipped += 1
+
+    def note(self, samples: int, size: tuple[int, int], seconds: Mapping[str, float]) -> None:
+        """Take in what any step, used or skipped, cost.
+
+        Args:
+            samples: photos of the step, those of all processes together.
+            size: height and width of the photos.
+            seconds: laps of the step's clock; "data" is the time waited for the batch.
+        """
         self._samples += samples
         self._size = size
         for name, value in seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + value
 
-    def summary(self) -> dict[str, Any]:
-        """Means of the losses, the worst norm, the speed, and where the time went."""
-        means = {name: float(value) / self._usable for name, value in self._sums.items()}
-        elapsed = time.perf_counter() - self._started
-        line: dict[str, Any] = {"size": self._size}
-        line |= {name: round(value, 5) for name, value in means.items()}
+    def aside(self, name: str, seconds: float) -> None:
+        """Take in time between steps, such as that of a validation: in the shares of time, but not in the speed."""
+        self._aside[name] = self._aside.get(name, 0.0) + seconds
+
+    def summary(self, across: Callable[["Tensor"], "Tensor"] | None = None) -> Line:
+        """Means of the losses and norms, the worst norm, the speed, and where the time went.
+
+        Args:
+            across: averages a tensor of shape (K,) over all processes; called once, unless all steps were skipped.
+
+        Returns:
+            "size" as [height, width], the terms by name with "norm", "worst_norm", "skipped", "images_per_second",
+            and "share_of_time" by name. What there is nothing known of is missing.
+        """
+        line: Line = {}
+        if self._size is not None:
+            line["size"] = list(self._size)
         if self._worst_norm is not None:
-            line["worst_norm"] = round(float(self._worst_norm), 3)
-        line["images_per_second"] = round(self._samples / elapsed, 2)
-        line["share_of_time"] = {k: round(v / elapsed, 3) for k, v in self._seconds.items()}
+            import torch  # here, so that reading a log needs no torch
+
+            # One tensor, so that the device is waited for once.
+            values = torch.stack([value.float() for value in self._sums.values()]) / self._usable
+            values = torch.cat([values if across is None else across(values), self._worst_norm.float().view(1)])
+            line |= {
+                name: _rounded(value) for name, value in zip((*self._sums, "worst_norm"), values.tolist(), strict=True)
+            }
+        line["skipped"] = self._skipped
+        training = sum(self._seconds.values())
+        if training > 0:
+            line["images_per_second"] = _rounded(self._samples / training)
+        elapsed = training + sum(self._aside.values())
+        if elapsed > 0:
+            line["share_of_time"] = {
+                name: round(value / elapsed, 4) for name, value in {**self._seconds, **self._aside}.items()
+            }
         return line
 
 
 class Log:
-    """JSON lines, each written out at once; a resumed run appends."""
+    """The log of a run: JSON lines, each written out at once, and scalars and pictures for TensorBoard.
 
-    def __init__(self, path: Path, report: Callable[[dict[str, Any]], None]) -> None:
+    To be used as a context manager. It belongs to one process: with several, to the first.
+
+    Args:
+        run: folder of the run, which must be there.
+        report: called with every line after it was written.
+        resumed_at: step of the checkpoint that the run goes on from. Lines of later steps, which will be taken again,
+            are cut off first, so that the log tells one story. None for a run that starts: an older log is emptied.
+        tensorboard: write for TensorBoard: True, False, or None for "if it is installed".
+        note: told why nothing is written for TensorBoard, where that was left to what is installed.
+
+    Raises:
+        DataError: the log of the run that is resumed is damaged.
+        OutputError: the log cannot be written.
+        MissingExtraError: TensorBoard is demanded and not installed.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        report: Callable[[Line], None] = lambda _: None,
+        resumed_at: int | None = None,
+        tensorboard: bool | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._path = run / LOG
         self._report = report
+        # Before the log is touched: a demand that cannot be met should leave everything as it is.
+        self._writer = _open_tensorboard(run / TENSORBOARD, resumed_at, tensorboard, note)
+        cut_log(self._path, resumed_at)
         try:
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise self._refused(error) from error
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._append({"step": resumed_at or 0, "event": "started" if resumed_at is None else "resumed", "at": now})
 
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Write a line, and show it."""
-        self._file.write(json.dumps(line) + "\n")
+    def write(self, line: Line) -> None:
+        """Write a line, for TensorBoard too, and report it. Numbers that are not finite become null.
+
+        Raises:
+            OutputError: the disk is full, or the file cannot be written any more.
+        """
+        line = _plain(line)
+        self._append(line)
+        try:
+            self._add_scalars(line)
+        except OSError as error:
+            raise self._refused(error) from error
         self._report(line)
+
+    def pictures(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Show pictures, uint8 (H, W, 3) by name, in TensorBoard; without it, do nothing.
+
+        Raises:
+            OutputError: the disk is full, or the file cannot be written any more.
+        """
+        if self._writer is None:
+            return
+        try:
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, step, dataformats="HWC")
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Close the files. A second call does nothing."""
+        self._file.close()
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            try:
+                writer.close()
+            except OSError as error:
+                raise self._refused(error) from error
+
+    def _add_scalars(self, line: Line) -> None:
+        if self._writer is None:
+            return
+        # All figures of a line in one record: `add_scalar`, which makes one for each, takes four times as long.
+        proto = require("tensorboard.compat.proto.summary_pb2", extra="train")
+        values = [
+            proto.Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(line) if math.isfinite(value)
+        ]
+        if values:
+            writer: Any = self._writer.file_writer
+            writer.add_summary(proto.Summary(value=values), line["step"])
+            if "val" in line:  # rare, and what people wait for
+                writer.flush()
+
+    def _append(self, line: Line) -> None:
+        rest = memoryview((json.dumps(line, allow_nan=False) + "\n").encode())
+        size = self._path.stat().st_size
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(size)  # no part of a line, which the next one would be glued to
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OutputError:
+        return OutputError(f"{self._path.parent}: the log cannot be written ({error.strerror or error})")
+
+
+def read_log(path: Path) -> list[Line]:
+    """Read the lines of a log; the last one may be torn, as where the program was killed, and is then left out.
+
+    Args:
+        path: the file or the folder of the run.
+
+    Returns:
+        The lines in order; none where there is no such file.
+
+    Raises:
+        DataError: the file cannot be read, or another line than the last is damaged.
+    """
+    path = path / LOG if path.is_dir() else path
+    return [line for line, _ in _lines(path)]
+
+
+def training_lines(lines: Iterable[Line]) -> list[Line]:
+    """Those lines that tell of training steps."""
+    return [line for line in lines if "val" not in line and "event" not in line]
+
+
+def validation_lines(lines: Iterable[Line]) -> list[Line]:
+    """Those lines that tell of validations, the last one of each step."""
+    return list({line["step"]: line for line in lines if "val" in line}.values())
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, float]:
+    """Measures by name; those of several sets, {set: {measure: value}}, as "set/measure"."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{part}": number for part, number in flattened(value).items()}
+        elif isinstance(value, int | float) or value is None:
+            flat[name] = math.nan if value is None else value
+    return flat
+
+
+def cut_log(path: Path, step: int | None) -> None:
+    """Cut off, whole or not at all, the lines that stand after a step, and a last line that is torn.
+
+    Args:
+        path: the file, which need not be there.
+        step: the last step to keep; None to keep nothing.
+
+    Raises:
+        DataError: the file cannot be read, or another line than the last is damaged.
+        OutputError: the file cannot be written.
+    """
+    if not path.exists():
+        return
+    kept = b""
+    if step is not None:
+        kept = b"".join(text for line, text in _lines(path) if line.get("step", 0) <= step)
+    if len(kept) != path.stat().st_size:
+        write_whole(path, kept)
+
+
+def _lines(path: Path) -> Iterator[tuple[Line, bytes]]:
+    """Parsed lines, each with its bytes."""
+    try:
+        texts = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and text.endswith(b"\n"):
+            yield line, text
+        elif number < len(texts):
+            raise DataError(f"{path}: line {number} is damaged: remove that line")
+
+
+def _open_tensorboard(
+    folder: Path, resumed_at: int | None, wanted: bool | None, note: Callable[[str], None]
+) -> "SummaryWriter | None":
+    if wanted is False:
+        return None
+    try:
+        require("tensorboard", extra="train")
+    except MissingExtraError as error:
+        if wanted:
+            raise
+        note(f"nothing is written for TensorBoard: {error}")
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    # TensorBoard hides what older files in the folder hold from this step on.
+    purge = 0 if resumed_at is None else resumed_at + 1
+    try:
+        return SummaryWriter(str(folder), purge_step=purge)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _scalars(line: Line) -> Iterator[tuple[str, float]]:
+    """Figures of a line with the names TensorBoard shows them under; the part before the slash groups them."""
+    if "event" in line:
+        return
+    if "val" in line:
+        yield from flattened({"val": line["val"]}).items()
+        return
+    for name, value in line.items():
+        if name == "size":
+            yield from zip(("schedule/height", "schedule/width"), value, strict=True)
+        elif isinstance(value, dict):
+            yield from flattened({name: value}).items()
+        elif isinstance(value, int | float) and (tag := _PLACES.get(name, f"loss/{name}")):
+            yield tag, value
+
+
+def _plain(value: Any) -> Any:
+    """Make values that JSON has: single numbers out of tensors and arrays, None out of NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

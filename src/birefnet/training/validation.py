@@ -1,59 +1,136 @@
-"""A quick look at how good a network is, at the size it sees photos at."""
+"""Measuring a network while it trains, with the measures of `birefnet evaluate`, at the truth's own resolution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from birefnet.data.augment import augment
-from birefnet.data.cache import Pack
+from birefnet.data.augment import NONE, augment
+from birefnet.data.pairs import Pair
+from birefnet.data.photos import Photos
+from birefnet.imaging.masks import read_map, resize_map
+from birefnet.losses import training_losses
+from birefnet.metrics import Conventions, Reading, Scorer
+from birefnet.metrics import Pair as Compared
+from birefnet.model import TrainOutput
+from birefnet.training.loop import autocast
+from birefnet.training.plot import Sample
+from birefnet.training.state import Session
 
-_BETA_SQUARED = 0.3
+_KEPT = 24
+"""Photos whose masks are kept to be looked at."""
 
 
-@torch.no_grad()
-def validate(model: nn.Module, pack: Pack, size: int, device: torch.device, batch: int = 16) -> dict[str, float]:
-    """Measure a network on a data set, unlabelled pixels aside.
+@dataclass(frozen=True)
+class Measured:
+    """What a validation found.
 
-    These figures follow a run; they are close to, but not, the field's measures at full resolution.
+    Attributes:
+        values: means over all photos by name, with "loss".
+        samples: masks to be looked at, spread over the set.
+    """
+
+    values: dict[str, float]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class _One:
+    """What is found about one photo: a reading of each measure, and its loss."""
+
+    readings: dict[str, Reading]
+    loss: float
+    sample: Sample | None
+
+
+class Validator:
+    """Measures the network of a run on the photos that are held out.
+
+    Several processes share the photos; what they find is put together photo by photo in the order of the set, so that
+    the figures are those of one process to the last digit.
 
     Args:
-        model: maps (B, 3, S, S) to logits; put into evaluation mode.
-        pack: the photos and masks.
-        size: side of the square to predict at.
-        device: where the model is.
-        batch: photos at once.
-
-    Returns:
-        "mae", "iou" (soft, mean over the photos) and "max_f" (F-measure, beta² 0.3, the best of 256 thresholds).
+        photos: what is held out, decoded for the network.
+        pairs: the same as files, whose truths are read at their own resolution; None where there are no files, so that
+            the decoded truths have to do.
+        size: (height, width) of the input.
     """
-    model.eval()
-    errors, overlaps, curves = [], [], []
-    for start in range(0, len(pack.names), batch):
-        pixels = torch.from_numpy(pack.pixels[start : start + batch]).to(device)
-        data = augment(pixels, size)
-        images = data.images.contiguous(memory_format=torch.channels_last)
-        # Unlabelled pixels become background in both: no error, no foreground.
-        alpha = model(images).float().sigmoid() * data.valid
-        counted = data.valid.flatten(1).sum(1).clamp(min=1)
-        errors.append((alpha - data.target).abs().flatten(1).sum(1) / counted)
-        shared = (alpha * data.target).flatten(1).sum(1)
-        overlaps.append(shared / (alpha + data.target - alpha * data.target).flatten(1).sum(1).clamp(min=1e-6))
-        curves.append(_f_curves(alpha, data.target > 0.5, data.valid > 0))
-    return {
-        "mae": float(torch.cat(errors).mean()),
-        "iou": float(torch.cat(overlaps).mean()),
-        "max_f": float(torch.cat(curves).mean(0).max()),
-    }
 
+    def __init__(self, photos: Photos, pairs: Sequence[Pair] | None, size: tuple[int, int]) -> None:
+        self.photos = photos
+        self.pairs = pairs
+        self.size = size
+        count = min(_KEPT, len(photos))
+        self._shown = {round(i * (len(photos) - 1) / max(1, count - 1)) for i in range(count)}
 
-def _f_curves(alpha: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """F-measure of each photo at the thresholds 255/255, 254/255, ..., 0: (B, 1, H, W) -> (B, 256)."""
-    levels = (alpha * 255).round().long().flatten(1)
-    count = len(levels)
-    # One histogram for each photo and truth value.
-    bins = (torch.arange(count, device=levels.device).view(-1, 1) * 2 + truth.flatten(1)) * 256 + levels
-    weights = valid.flatten().float()
-    histogram = torch.bincount(bins.flatten(), weights, minlength=count * 512).view(count, 2, 256)
-    above = histogram.flip(-1).cumsum(-1)
-    hits, found, wanted = above[:, 1], above.sum(1), above[:, 1, -1:]
-    precision, recall = hits / found.clamp(min=1), hits / wanted.clamp(min=1)
-    return (1 + _BETA_SQUARED) * precision * recall / (_BETA_SQUARED * precision + recall).clamp(min=1e-6)
+    @torch.no_grad()
+    def measure(self, session: Session) -> Measured:
+        """Measure the weights to keep. To be called on every process; the network comes back in training mode.
+
+        Raises:
+            DataError: a truth cannot be read any more.
+        """
+        parallel, recipe = session.parallel, session.recipe
+        conventions = Conventions(truth_above=recipe.validation.truth_above)
+        scorer = Scorer(recipe.validation.measures, conventions)
+        found: dict[int, _One] = {}
+        was_training = session.model.training
+        session.model.eval()
+        with session.weights_to_keep():
+            batch = max(1, recipe.data.batch // parallel.world // recipe.memory.accumulate)
+            for start in range(0, len(self.photos), batch * parallel.world):
+                first = start + parallel.rank * batch
+                indices = list(range(first, min(first + batch, len(self.photos))))
+                # Processes with sharded weights run the network together: one without photos left runs it for nothing.
+                found |= dict(zip(indices, self._look(session, scorer, indices or [0]), strict=False))
+        session.model.train(was_training)
+        everything: dict[int, _One] = {}
+        for part in parallel.gather(found):
+            everything |= part
+        return self._summed(scorer, everything)
+
+    def _look(self, session: Session, scorer: Scorer, indices: list[int]) -> list[_One]:
+        recipe, device = session.recipe, session.parallel.device
+        pixels = self.photos.read(indices, *self.size).to(device)
+        images, target, valid = augment(
+            pixels, self.size, NONE, [], None, session.input_spec.mean, session.input_spec.std
+        )
+        with autocast(recipe.precision, device):
+            logits = session.model(images.contiguous(memory_format=torch.channels_last)).float()
+        levels = (logits.sigmoid() * 255).round().byte().cpu().numpy()[:, 0]
+        found = []
+        for row, index in enumerate(indices):
+            coarse = (target[row, 0] * 255).round().byte().cpu().numpy()
+            truth = coarse if self.pairs is None else read_map(self.pairs[index].mask).levels
+            compared = Compared(
+                resize_map(levels[row], (truth.shape[0], truth.shape[1])), truth, conventions=scorer.conventions
+            )
+            readings = {name: measure.read(compared) for name, measure in scorer.measures.items()}
+            part = slice(row, row + 1)
+            terms = training_losses(TrainOutput(logits[part]), target[part], recipe.loss, valid=valid[part])
+            sample = None
+            if index in self._shown:
+                small = pixels[row].cpu().numpy()
+                sample = Sample(
+                    self.photos.names[index],
+                    small[:3].transpose(1, 2, 0),
+                    coarse,
+                    levels[row],
+                    {name: value for reading in readings.values() for name, value in reading.values.items()},
+                    valid[row, 0].bool().cpu().numpy(),
+                )
+            found.append(_One(readings, float(torch.stack(list(terms.values())).sum()), sample))
+        return found
+
+    def _summed(self, scorer: Scorer, everything: dict[int, _One]) -> Measured:
+        losses, samples = [], []
+        for index in range(len(self.photos)):
+            one = everything[index]
+            for name, measure in scorer.measures.items():
+                measure.take(one.readings[name])
+            losses.append(one.loss)
+            if one.sample is not None:
+                samples.append(one.sample)
+        means: dict[str, Any] = {k: v for k, v in scorer.compute().items() if not k.endswith("_per_image")}
+        return Measured({"loss": sum(losses) / len(losses), **means}, samples)

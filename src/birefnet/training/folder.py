@@ -1,0 +1,88 @@
+"""The folder of a run: what is in it, how it begins, and whether a run that goes on is the same."""
+
+import json
+from pathlib import Path
+
+from birefnet._atomic import write_whole
+from birefnet._extras import require
+from birefnet.errors import DataError, OutputError
+from birefnet.training.environment import environment
+from birefnet.training.recipe import Json, Recipe, differences, read_file
+from birefnet.training.sets import Choice, Sets
+
+CHECKPOINT = "checkpoint.pt"
+"""All that a run needs to go on."""
+
+WEIGHTS = "model.safetensors"
+"""Weights as of the last step."""
+
+BEST = "best.safetensors"
+"""Weights of the best validation."""
+
+RECIPE = "recipe.toml"
+DATA = "data.json"
+ENVIRONMENT = "environment.json"
+
+
+def begin(run: Path, recipe: Recipe, data: Json) -> None:
+    """Make the folder of a run and write down what it will do, on what and where.
+
+    Raises:
+        OutputError: the folder or a file cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{run}: cannot be created ({error.strerror}): name another run folder") from error
+    tomli_w = require("tomli_w", extra="train")
+    write_whole(run / RECIPE, tomli_w.dumps(recipe.to_dict()).encode())
+    _write_json(run / DATA, data)
+    _write_json(run / ENVIRONMENT, environment())
+
+
+def as_begun(run: Path, sets: Sets, choice: Choice) -> Sets:
+    """Leave out what a run that goes on has left out before, and see that it has the photos it began with.
+
+    Raises:
+        DataError: the photos are others, or the run's own files are damaged.
+    """
+    known = read_data(run)
+    sets = sets.without(known["left_out"]) if known["left_out"] else sets
+    facts = sets.to_json(choice)
+    changes = [
+        text
+        for name in ("train", "validation")
+        for text in differences({name: known.get(name)}, {name: facts.get(name)})
+    ]
+    if changes:
+        raise DataError(
+            f"{run}: the photos are not those that the run began with ({'; '.join(changes)}): restore them, or begin "
+            f"another run from its weights, with --from {run / WEIGHTS}"
+        )
+    return sets
+
+
+def read_data(run: Path) -> Json:
+    """Read what a run is trained on.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        content: Json = json.loads((run / DATA).read_text(encoding="utf-8"))
+        return {"left_out": [], **content}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{run / DATA}: cannot be read ({error}): is {run} the folder of a run?") from error
+
+
+def read_recipe(run: Path) -> Recipe:
+    """Read the recipe of a run.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    return Recipe.from_dict(read_file(run / RECIPE))
+
+
+def _write_json(path: Path, content: Json) -> None:
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
