@@ -15,11 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support import TINY
 from torch import Tensor, nn
-
-REPOSITORY = Path(__file__).parents[2]
-if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY))
 
 from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import BiRefNetError, DataError
@@ -27,8 +24,8 @@ from birefnet.model import BiRefNet, TrainOutput
 from birefnet.modules.sync_norm import SyncBatchNorm2d, synchronize
 from birefnet.training.parallel import Parallel, full, joined, local
 from birefnet.training.savings import checkpoint_activations, freeze
-from tests.support import TINY
 
+REPOSITORY = Path(__file__).parents[2]
 ALONE = Parallel(0, 1, torch.device("cpu"), "ddp")
 STEPS = 3
 
@@ -90,8 +87,9 @@ def norms(folder: Path) -> None:
             part = x[own].clone().requires_grad_()
             out = norm(part)
             (out * target[own]).sum().backward()
-            results.append({"out": out.detach(), "x": part.grad, "weight": norm[0].weight, **norm.state_dict()})
-            results[-1] |= {"weight_grad": norm[0].weight.grad, "bias_grad": norm[0].bias.grad}
+            found = {"out": out, "x": part.grad, "weight": norm[0].weight, **norm.state_dict()}
+            found |= {"weight_grad": norm[0].weight.grad, "bias_grad": norm[0].bias.grad}
+            results.append({name: value.detach().clone() for name, value in found.items()})
             half = norm.float()(x[own].to(torch.bfloat16))
             assert half.dtype == torch.bfloat16
         everyone = parallel.gather(results)
@@ -198,12 +196,13 @@ def free_port() -> int:
 
 def launch(job: str, folder: Path) -> list[tuple[int, str]]:
     """Run a job in two processes and return how each ended and what it wrote to its standard error."""
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])  # for tests.support
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", __file__, job, str(folder)]
     processes = [
         subprocess.Popen(
             command,
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **place, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -248,6 +247,7 @@ def test_batch_norm_over_two_processes_is_that_of_the_whole_batch(tmp_path: Path
         torch.testing.assert_close(first["bias_grad"] + second["bias_grad"], norm.bias.grad, **close)
         for name, value in norm.state_dict().items():
             assert torch.equal(first[f"0.{name}"], second[f"0.{name}"])
+            torch.testing.assert_close(first[f"0.{name}"], value, **close)
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
@@ -267,6 +267,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     assert [len(value["long"]) for value in result["gathered"]] == [1, 1001]
 
 
+@pytest.mark.slow
 def test_shards_train_as_a_whole_network_does(tmp_path: Path) -> None:
     result = result_of("fsdp", tmp_path)
     model = build()

@@ -109,7 +109,7 @@ def _shortcuts(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--no-tensorboard", is_flag=True, help="Write nothing for TensorBoard.")
 @click.option("--dry-run", is_flag=True, help="Show the recipe and what it would take, and stop.")
 @click.pass_context
-def train(context: click.Context, **values: Any) -> None:
+def train(context: click.Context, /, **values: Any) -> None:
     """Train a network on photos and masks; fine-tune one on your own.
 
     The folder of the run receives weights (best.safetensors by validation, model.safetensors as of the last step), a

@@ -14,7 +14,8 @@ def split(
     r"""Part pairs into those to train on and those to validate on, both in the order given.
 
     Where a pair goes depends on nothing but its own name, the seed and the share: files that are added or removed move
-    no other, and a larger share keeps all that a smaller one validates on. So the share is met on average only.
+    no other, and a larger share keeps all that a smaller one validates on. So the share is met on average only; of few
+    pairs, where it would meet none, the first group in line is validated on.
 
     Args:
         pairs: what to part.
@@ -25,7 +26,7 @@ def split(
 
     Raises:
         ConfigError: the share or the pattern is impossible.
-        DataError: either part would be empty.
+        DataError: nothing would be left to train on.
     """
     if not 0 <= share < 1:
         raise ConfigError(f"share {share}: the part to validate on must be at least 0 and below 1")
@@ -33,11 +34,12 @@ def split(
         pattern = re.compile(groups) if groups is not None else None
     except re.error as error:
         raise ConfigError(f"groups {groups!r}: no regular expression ({error})") from error
-    validation = [position(group_of(pair.name, pattern), seed) < share for pair in pairs]
-    if pairs and (all(validation) or (share > 0 and not any(validation))):
-        what = "train" if all(validation) else "validate"
+    places = [position(group_of(pair.name, pattern), seed) for pair in pairs]
+    first = min(places, default=1.0)
+    validation = [share > 0 and (place < share or place == first) for place in places]
+    if pairs and all(validation):
         raise DataError(
-            f"nothing is left to {what} on: all {len(pairs)} pairs fall to one side of a split at {share:g}; "
+            f"nothing is left to train on: all {len(pairs)} pairs fall to one side of a split at {share:g}; "
             "use another share or seed, or name the data to validate on"
         )
     return (

@@ -9,9 +9,7 @@ between its tensors; on a GPU what is estimated is the memory that tensors occup
 
 import bisect
 import gc
-import math
 import os
-import sys
 import time
 import weakref
 from collections.abc import Sequence
@@ -36,7 +34,7 @@ from birefnet.modules import deform_conv
 from birefnet.modules.deform_conv import ModulatedDeformConv2d
 from birefnet.training.blocks import blocks_of
 from birefnet.training.loop import autocast
-from birefnet.training.lora import add_lora
+from birefnet.training.lora import LoraRecipe, add_lora
 from birefnet.training.parallel import TrainStep
 from birefnet.training.recipe import Recipe
 from birefnet.training.savings import checkpoint_activations, freeze
@@ -166,7 +164,8 @@ def empty_network(recipe: Recipe) -> BiRefNet:
         model.train()
         _changed(model, recipe)
     layout = torch.channels_last if recipe.memory.channels_last else torch.contiguous_format
-    return model.to("meta", memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    model.to("meta", memory_format=layout)  # type: ignore[call-overload]
+    return model
 
 
 def _changed(model: BiRefNet, recipe: Recipe) -> None:
@@ -227,12 +226,12 @@ def _learn(network: nn.Module, recipe: Recipe, images: Tensor, target: Tensor, d
         recipe.loss,
         classes=torch.zeros(len(images), dtype=torch.int64),
         valid=torch.ones_like(target),
-        compare_at=recipe.compare_at,  # type: ignore[arg-type]
+        compare_at=recipe.compare_at,
         reference_defects=recipe.reference_defects,
     )
     loss = torch.stack(list(terms.values())).sum()
     del output, terms
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def _fake_batch(recipe: Recipe, batch: int, stage: Stage) -> tuple[Tensor, Tensor]:
@@ -309,7 +308,7 @@ class _Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
         self._places: dict[int, int] = {}
         self._ignored: set[int] = set()
@@ -342,7 +341,7 @@ class _Ledger(TorchDispatchMode):
         self._live += size
         self.peak = max(self.peak, self._live)
         self._places[key] = self.heap.take(size)
-        weakref.finalize(storage, self._drop, key)
+        weakref.finalize(storage, self._drop, key).atexit = False
 
     def _drop(self, key: int) -> None:
         self._ignored.discard(key)
@@ -491,7 +490,7 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int | None
             return None
         free, _ = torch.cuda.mem_get_info(device)
         return free
-    figures = _colon_table(root / "proc/meminfo")
+    figures = _table(root / "proc/meminfo")
     if "MemAvailable" not in figures:
         return _physical_memory()
     return min([figures["MemAvailable"] * 1024, *_group_limits(root)])
@@ -509,7 +508,7 @@ def _group_limits(root: Path) -> list[int]:
     """What the control groups of this process leave, of version 1 and 2, each with those it lies in."""
     left = []
     for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         old = bool(controllers)
@@ -521,7 +520,7 @@ def _group_limits(root: Path) -> list[int]:
             most, used = _number(place / limit), _number(place / usage)
             if most is not None and used is not None and most < 2**60:
                 # Pages of files are taken back when the room is needed.
-                files = _space_table(place / "memory.stat").get("total_inactive_file" if old else "inactive_file", 0)
+                files = _table(place / "memory.stat").get("total_inactive_file" if old else "inactive_file", 0)
                 left.append(max(0, most - used + files))
     return left
 
@@ -538,13 +537,10 @@ def _number(path: Path) -> int | None:
     return int(lines[0]) if lines and lines[0].strip().isdecimal() else None
 
 
-def _colon_table(path: Path) -> dict[str, int]:
+def _table(path: Path) -> dict[str, int]:
+    """Read numbers by name, of lines such as "MemTotal:  24 kB" or "file 4096"."""
     rows = [line.replace(":", " ").split() for line in _lines(path)]
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
-
-
-def _space_table(path: Path) -> dict[str, int]:
-    return _colon_table(path)
 
 
 # --- what would fit ---
@@ -565,25 +561,21 @@ class Saving:
     batch: int
 
 
-def largest_batch(recipe: Recipe, machine: Machine, available: int, at: Memory | None = None) -> int:
-    """Estimate the greatest batch that fits, from how memory grows with the batch; 0 if not the least does.
+def largest_batch(recipe: Recipe, machine: Machine, memory: Memory, available: int) -> int:
+    """Estimate the greatest batch that fits, of all processes together; 0 if not the least one does.
 
     Args:
         recipe: what is trained.
         machine: where.
-        available: bytes that there are.
-        at: the estimate of the recipe as it is, if it is known.
+        memory: the estimate for the recipe as it is.
+        available: bytes that there are for each process.
     """
+    kept = memory.weights + memory.moments + memory.average
+    beside = _LIBRARIES + round(_SCRATCH * kept) if machine.kind == "cpu" else _GPU_WORKSPACE
+    fixed = memory.program + kept + beside
+    each = (memory.needed - fixed) / recipe.data.batch
     grain = machine.world * recipe.memory.accumulate
-    batch = recipe.data.batch
-    first = (at or estimate_memory(recipe, machine)).needed
-    other = batch // 2 if batch // 2 >= 2 * grain and (batch // 2) % grain == 0 else 2 * batch
-    second = estimate_memory(with_batch(recipe, other), machine).needed
-    each = (second - first) / (other - batch)
-    most = math.inf if each <= 0 else batch + (available - first) / each
-    if math.isinf(most):
-        return batch if first <= available else 0
-    fitting = int(most // grain) * grain
+    fitting = int((available - fixed) / each // grain) * grain
     # Batch norm cannot be trained on a single photo.
     return fitting if fitting >= 2 * grain else 0
 
@@ -598,7 +590,7 @@ def savings(recipe: Recipe, machine: Machine, available: int) -> list[Saving]:
         except (ConfigError, InputError):
             continue  # frozen parts can exclude each other
         if memory.needed < 0.97 * now:
-            found.append(Saving(setting, memory, largest_batch(other, machine, available, memory)))
+            found.append(Saving(setting, memory, largest_batch(other, machine, memory, available)))
     return found
 
 
@@ -627,14 +619,8 @@ def _milder(recipe: Recipe, machine: Machine) -> list[tuple[str, Recipe]]:
         frozen = replace(recipe, freeze=(*recipe.freeze, "backbone"))
         changes.append((f"freeze={_toml(frozen.freeze)}", frozen))
         if not (machine.strategy == "fsdp" and machine.world > 1):
-            changes.append(("lora.rank=8", replace(recipe, lora=_lora())))
+            changes.append(("lora.rank=8", replace(recipe, lora=LoraRecipe())))
     return changes
-
-
-def _lora() -> Any:
-    from birefnet.training.lora import LoraRecipe
-
-    return LoraRecipe()
 
 
 def _toml(values: Sequence[str]) -> str:
@@ -717,9 +703,7 @@ def measure_step(recipe: Recipe, device: torch.device, batch: int | None = None)
     return Probe(height, width, batch, cost.macs, min(laps[1:] or laps))
 
 
-def _probe_size(
-    shapes: BiRefNet, recipe: Recipe, device: torch.device, batch: int
-) -> tuple[int, int, Cost]:
+def _probe_size(shapes: BiRefNet, recipe: Recipe, device: torch.device, batch: int) -> tuple[int, int, Cost]:
     """Choose the largest size that is quick to try."""
     stage = largest_stage(recipe.data)
     if device.type == "cuda":  # a small size would leave most of a GPU idle, and a large one is quick
@@ -765,4 +749,4 @@ def mean_stages(recipe: DataRecipe) -> tuple[Stage, ...]:
 
 def can_probe(memory: Memory, available: int | None) -> bool:
     """Whether there is room to try a small step: weights, gradients and about as much again."""
-    return sys.platform != "emscripten" and (available is None or 4 * memory.weights + _PROGRAM < available)
+    return available is None or 4 * memory.weights + _PROGRAM < available

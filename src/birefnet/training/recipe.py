@@ -132,7 +132,7 @@ class Recipe:
     samples: int | None = None
     data: DataRecipe = field(default_factory=DataRecipe)
     loss: LossRecipe = field(default_factory=lambda: LossRecipe("DIS5K"))
-    compare_at: str = "target"
+    compare_at: Resolution = "target"
     reference_defects: bool = False
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     precision: str = "float32"
@@ -295,6 +295,8 @@ def _build(cls: type, values: Any, above: str) -> Any:
 
 def _cast(kind: Any, value: Any, name: str) -> Any:
     """Bring a plain value to a field's type, or say that it is of another kind."""
+    if typing.get_origin(kind) is typing.Literal:
+        kind = str
     if isinstance(kind, types.UnionType):
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
     if dataclasses.is_dataclass(kind):

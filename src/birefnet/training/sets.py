@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from birefnet.data.cache import count_portable
 from birefnet.data.check import check_pairs, sort_problems
 from birefnet.data.pairs import Pair, Problem, discover
 from birefnet.data.split import split
@@ -140,24 +141,25 @@ def check_sets(sets: Sets, choice: Choice, work: Work) -> Sets:
                 problems += check_pairs((*train, *validation), advance=advance)
             else:
                 problems += check_pairs(train, validation, advance=advance)
-    stopping = [problem for problem in sort_problems(problems) if problem.stops]
-    notes = _warnings([problem for problem in sort_problems(problems) if not problem.stops])
+    problems = sort_problems(problems)
+    stopping, odd = ([problem for problem in problems if problem.stops == stops] for stops in (True, False))
+    notes = _warnings(odd)
     sets = replace(sets, notes=(*sets.notes, *notes), problems=())
     if not stopping:
         return sets
     if not choice.skip_bad:
         raise DataError(
             f"{len(stopping)} file{'s' * (len(stopping) > 1)} cannot be trained on: mend or remove them, or pass "
-            "--skip-bad to leave them out\n" + _listed(stopping)
+            "--skip-bad to leave them out\n" + _listed(stopping) + (f"\nworth a look:\n{_listed(odd)}" if odd else "")
         )
     left_out = f"left out, {len(stopping)} files:\n" + _listed(stopping)
     sets = sets.without(problem.file for problem in stopping)
     return replace(sets, notes=(*sets.notes, left_out))
 
 
-def count(source: Source) -> int | None:
-    """Number of photos, None for a pack that has not been opened."""
-    return None if isinstance(source, Path) else len(source)
+def count(source: Source) -> int:
+    """Number of photos."""
+    return count_portable(source) if isinstance(source, Path) else len(source)
 
 
 def _find(spec: str, masks: Path | None) -> tuple[Source, tuple[Problem, ...], tuple[str, ...]]:
@@ -176,7 +178,7 @@ def _facts(source: Source) -> Json:
     if isinstance(source, Drawn):
         return {"drawn": len(source), "seed": source.seed}
     if isinstance(source, Path):
-        return {"pack": source.name, "digest": _digest([f"{source.stat().st_size}"])}
+        return {"pack": source.name, "photos": count(source), "digest": _digest([f"{source.stat().st_size}"])}
     names = [pair.name for pair in source]
     sets: dict[str, int] = {}
     for pair in source:

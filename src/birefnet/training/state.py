@@ -162,8 +162,8 @@ class Session:
         """
         parallel = self.parallel
         # Only the first process need see the run's folder: it hands everything out.
-        content = read_checkpoint(path) if parallel.main else {}
-        small = {name: content.get(name) for name in ("recipe", "progress", "scaler", "random")}
+        content: Json = read_checkpoint(path) if parallel.main else {}
+        small: Json = {name: content.get(name) for name in ("recipe", "progress", "scaler", "random")}
         small = parallel.gather(small)[0]
         changes = differences(small["recipe"], self.recipe.to_dict())
         if changes:

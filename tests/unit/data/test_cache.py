@@ -227,3 +227,11 @@ def test_packing_that_is_stopped_leaves_nothing(folder: Path, tmp_path: Path) ->
     _, errors = process.communicate(timeout=60)
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert not list(cache.iterdir())
+
+
+def test_a_portable_pack_with_long_names_keeps_to_its_limit(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 255, (200, 4, 16, 16), np.uint8)
+    pack = Pack([f"{i:03d}" + "n" * 120 for i in range(200)], pixels, [None] * 200)
+    write_portable(pack, tmp_path / "pack.npz", 400_000)
+    assert (tmp_path / "pack.npz").stat().st_size <= 400_000

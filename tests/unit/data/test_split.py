@@ -86,8 +86,12 @@ def test_patterns_that_are_none() -> None:
         split(MANY, 0.1, groups="(")
 
 
-def test_parts_that_would_be_empty() -> None:
-    with pytest.raises(DataError, match="nothing is left to validate on: all 3 pairs"):
-        split(MANY[:3], 0.0001)
+def test_of_few_pairs_one_is_held_out_nevertheless() -> None:
+    train, held_out = split(MANY[:3], 0.0001)
+    assert len(train) == 2
+    assert held_out == [min(MANY[:3], key=lambda pair: position(pair.name))]
+
+
+def test_nothing_left_to_train_on() -> None:
     with pytest.raises(DataError, match="nothing is left to train on"):
         split(MANY[:3], 0.9999)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support import TINY
 from torch import Tensor
 
 from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import ConfigError
 from birefnet.model import BiRefNet, load_model
 from birefnet.training.lora import LoraRecipe, add_lora, merged_state
-from tests.support import TINY
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of libraries that peft imports

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support import TINY, tiny_model
 from torch import Tensor, nn
 
 from birefnet.backbones import BACKBONES
@@ -14,7 +15,6 @@ from birefnet.model import BiRefNet
 from birefnet.training.blocks import blocks_of
 from birefnet.training.parallel import TrainStep
 from birefnet.training.savings import checkpoint_activations, compile_or_not, freeze
-from tests.support import TINY, tiny_model
 
 LIGHT = ["swin_v1_t", "pvt_v2_b0", "vgg16bn", "resnet50", "dino_v3_s", "mobilenet_v4_s"]
 
