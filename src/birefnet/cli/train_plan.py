@@ -222,7 +222,7 @@ def _show_time(plan: Plan, parallel: Parallel, memory: Memory, available: int | 
 
 
 def _time_lines(recipe: Recipe, times: Iterable[StageTime], probe: Probe, world: int) -> Iterable[str]:
-    yield f"a step of {probe.batch} photos of {probe.height} x {probe.width} took {probe.seconds:.2f} s, scaled by work:"
+    yield f"a step of {probe.batch} photos of {probe.height} x {probe.width} took {probe.seconds:.2f} s; by the work,"
     for time in times:
         stage = Stage(time.stage.height, time.stage.width, 1.0)
         drawn = " (the mean of what is drawn)" if recipe.data.dynamic else ""

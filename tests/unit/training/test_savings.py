@@ -140,6 +140,7 @@ def test_wrong_names_are_listed_with_near_ones() -> None:
         freeze(build(), ["encoder", "decoder"])
 
 
+@pytest.mark.slow
 def test_compiling_gives_the_same_and_counts_the_batch_once() -> None:
     torch._dynamo.reset()
     lines: list[str] = []

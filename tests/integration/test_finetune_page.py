@@ -1,0 +1,55 @@
+"""docs/finetune.md, followed to the letter on a small set: every command and every block, only fewer steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PAGE = Path(__file__).parents[2] / "docs" / "finetune.md"
+SHORTER = ["--samples", "16", "--batch", "4", "--size", "96"]
+
+
+def run(*words: str, folder: Path) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_page_works(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "birefnet"]
+    for name, seed in (("mine", "0"), ("other", "1")):
+        run(*program, "data", "draw", name, "--count", "12", "--size", "128x160", "--seed", seed, folder=tmp_path)
+    photo = next((tmp_path / "other" / "im").iterdir())
+    Image.open(photo).convert("RGB").save(tmp_path / "photo.jpg")
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    commands = [line for kind, code in blocks if kind == "sh" for line in code.splitlines()]
+    assert len(commands) >= 10
+    for kind, code in blocks:
+        if kind == "python":
+            assert run(sys.executable, "-c", code, folder=tmp_path).split() == ["True"]
+            continue
+        for line in code.splitlines():
+            words = shlex.split(line)
+            if words[:2] == ["pip", "install"]:
+                continue
+            assert words[0] == "birefnet"
+            training = words[1] == "train"
+            run(*program, *words[1:], *(SHORTER if training else []), folder=tmp_path)
+    for made in ("cutout.png", "onnx.png"):
+        with Image.open(tmp_path / made) as image:
+            assert image.mode == "RGBA"
+            assert image.size == (160, 128)
+    one, two = (np.asarray(Image.open(tmp_path / name), int)[..., 3] for name in ("cutout.png", "onnx.png"))
+    assert abs(one - two).max() <= 1
+    left = {path.name for path in (tmp_path / "runs" / "mine").iterdir()}
+    assert {"best.safetensors", "masks.png", "curves.png", "README.md"} <= left
+    # What the text says about going on.
+    run(*program, "train", "--run", "runs/mine", folder=tmp_path)
