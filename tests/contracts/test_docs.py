@@ -151,7 +151,7 @@ def check_click(command: click.Command, words: list[str]) -> None:
         found = command.get_command(context, words[0])
         assert found is not None, words[0]
         command, words = found, words[1:]
-    if "--help" in words:
+    if "--help" in words or not words:  # alone it names the command, or shows its help
         return
     with contextlib.suppress(click.MissingParameter):  # within the text a command may stand without its photo
         command.make_context(command.name, words)

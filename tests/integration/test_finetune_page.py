@@ -52,4 +52,4 @@ def test_the_page_works(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "runs" / "mine").iterdir()}
     assert {"best.safetensors", "masks.png", "curves.png", "README.md"} <= left
     # What the text says about going on.
-    run(*program, "train", "--run", "runs/mine", folder=tmp_path)
+    run(*program, "train", "--resume", "runs/mine", folder=tmp_path)

@@ -156,7 +156,7 @@ def test_stopped_twice_and_resumed_is_the_same_to_the_bit(
         assert content(tmp_path)["progress"]["step"] == step
         assert (tmp_path / "model.safetensors").exists()
     listener = Listener()
-    plan, choice = plan_of(tmp_path)  # as `birefnet train --run DIR`
+    plan, choice = plan_of(tmp_path)  # as `birefnet train --resume DIR`
     assert train(plan, choice, tmp_path, options, listener) == "finished"
     assert "the run goes on at step 4" in listener.notes
     assert_same(straight, tmp_path)
@@ -389,7 +389,7 @@ def test_training_goes_on_at_once_after_a_signal_in_a_subprocess(tmp_path: Path,
         "drawn:12",
         "--recipe",
         "nano",
-        "--run",
+        "-o",
         str(tmp_path),
     ]
     words += ["--cache", str(options.cache), "--samples", "100000", "--size", "64", "--batch", "4", "--log-every", "1"]
@@ -404,5 +404,5 @@ def test_training_goes_on_at_once_after_a_signal_in_a_subprocess(tmp_path: Path,
         out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert f"go on with  birefnet train --run {tmp_path}" in out
+    assert f"go on with  birefnet train --resume {tmp_path}" in out
     assert content(tmp_path)["progress"]["step"] > 0

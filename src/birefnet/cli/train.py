@@ -39,13 +39,13 @@ EPILOG = """
 Examples:
 
 \b
-  birefnet train --data DATA --run runs/mine                       fine-tune the bundled network
-  birefnet train --data DATA --run runs/mine --from general-lite   fine-tune published weights
-  birefnet train --data DATA --run runs/mine --dry-run             what this would take, and nothing else
-  birefnet train --run runs/mine                                   go on with a run that was stopped
-  birefnet train --data DIS5K/DIS-TR --run runs/dis --recipe dis5k --set data.batch=4
-  torchrun --nproc-per-node 8 -m birefnet train --data DATA --run runs/large --recipe general
-  birefnet train plot runs/mine                                    draw the run's curves and masks again
+  birefnet train --data DATA -o runs/mine                       fine-tune the bundled network
+  birefnet train --data DATA -o runs/mine --from general-lite   fine-tune published weights
+  birefnet train --data DATA --dry-run                          what this would take, and nothing else
+  birefnet train --resume runs/mine                             go on with a run that was stopped
+  birefnet train --data DIS5K/DIS-TR -o runs/dis --recipe dis5k --set data.batch=4
+  torchrun --nproc-per-node 8 -m birefnet train --data DATA -o runs/large --recipe general
+  birefnet train plot runs/mine                                 draw the run's curves and masks again
 
 Every setting of a recipe can be changed with --set; --dry-run shows them all. docs/finetune.md is a walk through.
 """
@@ -70,7 +70,10 @@ def _shortcuts(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--groups", metavar="REGEX", help=r"Names with one match stay together when parted, such as '(.+)_\d+'.")
 @click.option("--skip-bad", is_flag=True, help="Leave out photos that cannot be used, in place of refusing to start.")
 @click.option("--no-check", is_flag=True, help="Do not look at every photo before the first step.")
-@click.option("--run", type=PATH, metavar="DIR", help="Folder of the run; a run that is there goes on.")
+@click.option(
+    "-o", "--output", type=PATH, metavar="DIR", help="Folder of the run; one that the same command began goes on."
+)
+@click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in DIR, as it began.")
 @click.option("--recipe", type=click.Choice(RECIPES), help="What to do  [default: finetune].")
 @click.option(
     "--from", "start", metavar="MODEL", help="Weights to start from: a name, a repository, a file  [nano for finetune]."
@@ -114,7 +117,7 @@ def train(context: click.Context, /, **values: Any) -> None:
 
     The folder of the run receives weights (best.safetensors by validation, model.safetensors as of the last step), a
     checkpoint to go on from, the log, curves, masks to look at, and a draft of a model card. Ctrl-C and SIGTERM save
-    first; the same command, or  birefnet train --run DIR , goes on as if nothing had happened.
+    first; the same command, or  birefnet train --resume DIR , goes on as if nothing had happened.
     """
     if context.invoked_subcommand is not None:
         return
@@ -143,16 +146,14 @@ def _train(values: dict[str, Any]) -> None:
     from birefnet.cli.train_progress import TrainProgress
     from birefnet.training.run import train
 
-    run: Path | None = values["run"]
-    if run is None and not values["dry_run"]:
-        raise ConfigError("name the folder of the run, such as --run runs/mine")
-    plan, choice = _plan(values)
+    plan, choice, run = _plan(values)
     if values["dry_run"]:
         from birefnet.cli.train_plan import show_plan
 
         show_plan(plan, choice, _options(values))
         return
-    assert run is not None
+    if run is None:
+        raise ConfigError("name a folder for the run, such as -o runs/mine")
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         ending = train(plan, choice, run, _options(values))
     else:
@@ -163,27 +164,27 @@ def _train(values: dict[str, Any]) -> None:
         raise SystemExit(STOPPED)
 
 
-def _plan(values: dict[str, Any]) -> "tuple[Plan, Choice]":
-    """Make the plan of a run, or read that of one that is to go on."""
-    from birefnet.training.folder import RECIPE
+def _plan(values: dict[str, Any]) -> "tuple[Plan, Choice, Path | None]":
+    """Make the plan of a run, or read that of one that is to go on; with the folder of the run."""
     from birefnet.training.recipe import parse_changes
     from birefnet.training.run import Asked, make_plan, plan_of
     from birefnet.training.sets import Choice
 
-    run: Path | None = values["run"]
     changes = {field: values[_key(name)] for name, (field, *_) in _SHORTCUTS.items() if values[_key(name)] is not None}
     changes |= parse_changes(values["settings"])
     if changes.get("pretrained_backbone") == "none":
         changes["pretrained_backbone"] = None
-    if run is not None and (run / RECIPE).exists() and values["data"] is None:
-        if changes or values["recipe"] or values["start"] or values["file"]:
-            raise ConfigError(f"{run}: a run goes on as it began: leave the settings out, or name another --run")
-        return plan_of(run)
+    resumed: Path | None = values["resume"]
+    if resumed is not None:
+        if changes or any(values[name] for name in ("data", "recipe", "start", "file", "output")):
+            raise ConfigError(f"{resumed}: a run goes on as it began: leave the settings out, or begin another with -o")
+        return *plan_of(resumed), resumed
     if values["data"] is None:
         raise ConfigError("name photos and masks to train on: --data DIR, a folder with im/ and gt/ in it")
     names = ("data", "masks", "val", "groups", "skip_bad")
     choice = Choice(**{name: values[name] for name in names}, share=values["val_share"], seed=changes.get("seed", 0))
-    return make_plan(Asked(values["recipe"], values["start"], values["file"], changes), choice), choice
+    plan = make_plan(Asked(values["recipe"], values["start"], values["file"], changes), choice)
+    return plan, choice, values["output"]
 
 
 def _options(values: dict[str, Any]) -> "Options":
@@ -229,5 +230,5 @@ def _tell(ending: str, run: Path) -> None:
     }[ending]
     click.echo(f"{said}: {run}")
     if ending in ("time", "signal"):
-        click.echo(f"go on with  birefnet train --run {run}")
+        click.echo(f"go on with  birefnet train --resume {run}")
     click.echo(f"try it with  birefnet cutout PHOTO --model {weights}")

@@ -1,10 +1,10 @@
 """What a training will take, told before it starts: memory, without allocating any, and time, from a short probe.
 
-Memory is found by going through two steps on shapes alone (PyTorch's fake tensors): the real network, losses and
-backward pass, with savings, adapters and precision as the recipe has them. A ledger notes when each tensor comes and
-goes, so checkpointing, custom autograd functions and the temporaries of the backward pass are counted as they are. On a
-CPU the same comings and goings are played through a model of the C library's heap, because a process keeps the holes
-between its tensors; on a GPU what is estimated is the memory that tensors occupy.
+Memory is found by going through a step on shapes alone (PyTorch's fake tensors): the real network, losses and backward
+pass, with savings, adapters and precision as the recipe has them. A ledger notes when each tensor comes and goes, so
+checkpointing, custom autograd functions and the temporaries of the backward pass are counted as they are. On a CPU the
+same comings and goings are played through a model of the C library's heap, because a process keeps the holes between
+its tensors; on a GPU what is estimated is the memory that tensors occupy.
 """
 
 import bisect
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -48,8 +48,8 @@ _SCRATCH = 0.15
 # On a GPU: workspaces of cuBLAS and cuDNN.
 _GPU_WORKSPACE = 300_000_000
 
-_STEPS = 2
-"""The first step leaves holes where the second finds no room; further ones change next to nothing."""
+_STEPS = 3
+"""Steps that are played: holes that one leaves may be no room for the next; further ones change next to nothing."""
 
 # Maps of the size of the batch that its random changes need at a time, three channels each.
 _AUGMENTED = 4
@@ -186,7 +186,7 @@ def largest_stage(recipe: DataRecipe) -> Stage:
 
 
 def _played(model: BiRefNet, recipe: Recipe, machine: Machine, kind: str, fixed: int) -> tuple[int, int]:
-    """Go through the steps on shapes: bytes of tensors at the peak, and how far the heap reached."""
+    """Go through a step on shapes: bytes of tensors at the peak, and how far the heap of several steps reaches."""
     stage = largest_stage(recipe.data)
     batch = recipe.data.batch // machine.world
     # Gradients of two parts meet; further parts are as the second.
@@ -203,18 +203,17 @@ def _played(model: BiRefNet, recipe: Recipe, machine: Machine, kind: str, fixed:
             network = TrainStep(model)
             if machine.world > 1:
                 _hand_on_gradients(model)
-            for _ in range(_STEPS):
-                images, target = _fake_batch(recipe, batch, stage)
-                for number in range(parts):
-                    cut = slice(number * part, (number + 1) * part)
-                    _learn(network, recipe, images[cut], target[cut], device)
-                del images, target
-                for parameter in model.parameters():
-                    parameter.grad = None
+            images, target = _fake_batch(recipe, batch, stage)
+            for number in range(parts):
+                cut = slice(number * part, (number + 1) * part)
+                _learn(network, recipe, images[cut], target[cut], device)
+            del images, target
+            for parameter in model.parameters():
+                parameter.grad = None
     finally:
         if was_collecting:
             gc.enable()
-    return ledger.peak, ledger.heap.reach
+    return ledger.peak, _reach(fixed, ledger.events)
 
 
 def _learn(network: nn.Module, recipe: Recipe, images: Tensor, target: Tensor, device: torch.device) -> None:
@@ -304,27 +303,24 @@ class _Ledger(TorchDispatchMode):
 
     Attributes:
         peak: greatest number of bytes at a time.
-        heap: the same played through a heap.
+        events: in their order, the number of a piece of memory with its size where it comes, with 0 where it goes.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._sizes: dict[int, int] = {}
-        self._places: dict[int, int] = {}
-        self._ignored: set[int] = set()
+        self._known: dict[int, tuple[int, int]] = {}
+        self._count = 0
         self.restart(0)
 
     def restart(self, fixed: int) -> None:
-        """Forget all tensors so far, and begin with so many bytes in use."""
-        self._ignored |= set(self._sizes)
-        self._sizes, self._places = {}, {}
+        """Forget what happened, and take what is there for so many bytes that stay."""
+        self._known = dict.fromkeys(self._known, (-1, 0))
         self._live = self.peak = fixed
-        self.heap = _Heap()
-        if fixed:
-            self.heap.take(fixed)
+        self.events: list[tuple[int, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        """Run an operation and note its results."""
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 0  # a shape has no value; what asks for one here chooses between ways to the same result
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -334,20 +330,37 @@ class _Ledger(TorchDispatchMode):
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key: int = storage._cdata
-        if key in self._sizes or key in self._ignored:
-            return
         size = storage.nbytes()
-        self._sizes[key] = size
+        if key in self._known or not size:
+            return
+        self._count += 1
+        self._known[key] = (self._count, size)
+        self.events.append((self._count, size))
         self._live += size
         self.peak = max(self.peak, self._live)
-        self._places[key] = self.heap.take(size)
         weakref.finalize(storage, self._drop, key).atexit = False
 
     def _drop(self, key: int) -> None:
-        self._ignored.discard(key)
-        if key in self._sizes:
-            self._live -= self._sizes.pop(key)
-            self.heap.give(self._places.pop(key))
+        number, size = self._known.pop(key)
+        if size:
+            self.events.append((number, 0))
+            self._live -= size
+
+
+def _reach(fixed: int, events: Sequence[tuple[int, int]]) -> int:
+    """How far a heap reaches that keeps `fixed` bytes, and then sees the events of a step several times over."""
+    heap = _Heap()
+    heap.take(fixed)
+    for _ in range(_STEPS):
+        places: dict[int, int] = {}
+        for number, size in events:
+            if size:
+                places[number] = heap.take(size)
+            elif number in places:
+                heap.give(places.pop(number))
+        for place in places.values():
+            heap.give(place)
+    return heap.reach
 
 
 class _Heap:

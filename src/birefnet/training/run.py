@@ -257,7 +257,7 @@ def _describe(run: Path, plan: Plan, choice: Choice, session: Session, listener:
         machine=environment(),
         parameters=sum(parameter.numel() for parameter in session.model.parameters()),
         weights=BEST if (run / BEST).exists() else WEIGHTS,
-        resume=f"birefnet train --run {run.name}",
+        resume=f"birefnet train --resume {run.name}",
     )
 
 

@@ -1,0 +1,277 @@
+"""What a training takes, told beforehand, against what it takes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from birefnet.config import ModelConfig
+from birefnet.data.augment import NONE, STRONG
+from birefnet.data.batches import DataRecipe
+from birefnet.errors import ConfigError, InputError
+from birefnet.losses import LossRecipe, training_losses
+from birefnet.model import BiRefNet
+from birefnet.training import estimate
+from birefnet.training.estimate import (
+    Machine,
+    Memory,
+    Probe,
+    available_memory,
+    cache_bytes,
+    empty_network,
+    estimate_memory,
+    estimate_time,
+    largest_batch,
+    measure_step,
+    savings,
+)
+from birefnet.training.lora import LoraRecipe
+from birefnet.training.optimizer import OptimizerRecipe
+from birefnet.training.parallel import TrainStep
+from birefnet.training.recipe import MemoryRecipe, Recipe
+from support import TINY
+
+CPU = torch.device("cpu")
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "training.py"
+GIB = 2**30
+
+
+def recipe(model: ModelConfig = TINY, size: str = "96", batch: int = 8) -> Recipe:
+    data = DataRecipe(batch=batch, sizes=size, augmentation=NONE)
+    return Recipe(model=model, samples=800, data=data, loss=LossRecipe("DIS5K"), optimizer=OptimizerRecipe(ema=0.9))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Memory:
+    return estimate_memory(recipe())
+
+
+@pytest.mark.parametrize("attention", ["aspp", "deformable"])
+def test_working_memory_is_that_of_a_real_step(attention: str) -> None:
+    model = BiRefNet(replace(TINY, attention=attention)).train().to(memory_format=torch.channels_last)
+    network = TrainStep(model)
+    one = recipe(model.config, "128", 4)
+    with estimate._Ledger() as ledger:
+        ledger.restart(0)
+        for _ in range(2):
+            images = torch.empty(4, 3, 128, 128).contiguous(memory_format=torch.channels_last).normal_()
+            target = torch.rand(4, 1, 128, 128)
+            loss = _loss(network, images, target, one)
+            loss.backward()
+            model.zero_grad()
+            del images, target, loss
+    weights = estimate._bytes([*model.parameters(), *model.buffers()])
+    memory = estimate_memory(one)
+    assert memory.weights == weights
+    assert memory.working == pytest.approx(ledger.peak, rel=0.03)
+
+
+def _loss(network: TrainStep, images: Tensor, target: Tensor, one: Recipe) -> Tensor:
+    terms = training_losses(
+        network(images), target, one.loss, classes=torch.zeros(4, dtype=torch.int64), valid=torch.ones_like(target)
+    )
+    return torch.stack(list(terms.values())).sum()
+
+
+def test_parts_add_up(plain: Memory) -> None:
+    weights = sum(parameter.numel() * 4 for parameter in empty_network(recipe()).parameters())
+    assert plain.moments == 2 * weights
+    assert weights < plain.average <= plain.weights
+    parts = (plain.program, plain.weights, plain.moments, plain.average, plain.working, plain.slack)
+    assert plain.needed == plain.resident == sum(parts)
+    assert estimate_memory(recipe()) == plain  # nothing random is in it
+
+
+def test_networks_of_shapes_take_no_memory() -> None:
+    model = empty_network(recipe(ModelConfig()))
+    assert sum(parameter.numel() for parameter in model.parameters()) > 200e6
+    assert all(parameter.is_meta for parameter in model.parameters())
+    real = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers() if not buffer.is_meta)
+    assert real == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": MemoryRecipe(checkpoint=True)},
+        {"memory": MemoryRecipe(accumulate=4)},
+        {"precision": "bfloat16"},
+        {"freeze": ("backbone", "norm")},
+    ],
+    ids=str,
+)
+def test_savings_save(plain: Memory, change: dict[str, object]) -> None:
+    saved = estimate_memory(replace(recipe(), **change))  # type: ignore[arg-type]
+    assert saved.working < 0.9 * plain.working
+    assert saved.needed < plain.needed
+
+
+def test_what_is_frozen_has_no_moments(plain: Memory) -> None:
+    pytest.importorskip("peft")
+    frozen = estimate_memory(replace(recipe(), freeze=("backbone",)))
+    adapted = estimate_memory(replace(recipe(), lora=LoraRecipe(rank=2)))
+    assert frozen.moments < adapted.moments < plain.moments
+    assert frozen.weights == plain.weights < adapted.weights
+
+
+def test_several_processes_share(plain: Memory) -> None:
+    ddp = estimate_memory(recipe(), Machine(world=2))
+    fsdp = estimate_memory(recipe(), Machine(world=2, strategy="fsdp"))
+    assert ddp.weights == plain.weights
+    assert ddp.working < plain.working
+    assert fsdp.weights == plain.weights // 2
+    assert fsdp.moments == plain.moments // 2
+    with pytest.raises(ConfigError, match="8 cannot be shared by 3"):
+        estimate_memory(recipe(), Machine(world=3))
+
+
+def test_the_largest_size_decides(plain: Memory) -> None:
+    stages = estimate_memory(recipe(size="64:0.5,96:0.2,32:0.3"))
+    drawn = recipe()
+    drawn = replace(drawn, data=replace(drawn.data, sizes="32", dynamic=(32, 96)))
+    assert stages == plain == estimate_memory(drawn)
+
+
+def test_a_gpu_holds_tensors_alone(plain: Memory) -> None:
+    memory = estimate_memory(recipe(), Machine("cuda"))
+    assert memory.program == 0
+    assert memory.weights == plain.weights
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    with pytest.raises(InputError, match="single image"):
+        estimate_memory(recipe(batch=1))
+
+
+def test_the_largest_batch_fits(plain: Memory) -> None:
+    available = plain.needed + 200_000_000
+    batch = largest_batch(recipe(), Machine(), plain, available)
+    assert batch > 8
+    there = estimate_memory(recipe(batch=batch)).needed
+    assert 0.85 * available < there < 1.1 * available
+    assert largest_batch(recipe(), Machine(), plain, 100_000_000) == 0
+
+
+@pytest.mark.slow
+def test_savings_are_found_for_what_does_not_fit() -> None:
+    found = savings(recipe(size="128"), Machine(), 640_000_000)
+    settings = [saving.setting for saving in found]
+    assert settings[:3] == ["memory.accumulate=4", "precision=bfloat16", "memory.checkpoint=true"]
+    assert "precision=bfloat16 memory.checkpoint=true" in settings
+    assert all(saving.batch % 2 == 0 for saving in found if "accumulate" in saving.setting)
+    assert max(saving.batch for saving in found) > 0
+
+
+def test_holes_of_the_heap_are_used_and_merge() -> None:
+    heap = estimate._Heap()
+    a, b, c = heap.take(1000), heap.take(5000), heap.take(1000)
+    reach = heap.reach
+    heap.give(b)
+    assert heap.take(2000) == b
+    d = heap.take(2000)
+    assert b < d < c
+    assert heap.reach == reach
+    heap.take(6000)  # finds no hole
+    assert heap.reach > reach + 6000
+    for place in (a, b, d, c):
+        heap.give(place)
+    assert heap.take(7000) == a
+
+
+def test_photos_on_the_disk() -> None:
+    data = DataRecipe(sizes="64:0.5,128x64:0.5", augmentation=STRONG)
+    assert cache_bytes(data, 10) == 10 * 4 * (80 * 80 + 160 * 80)
+    assert cache_bytes(replace(data, dynamic=(64, 128)), 10) == 0
+    memory = estimate_memory(recipe(size="64"), photos=1000)
+    assert memory.photos == memory.resident - memory.needed == 1000 * 4 * 64 * 64
+
+
+# --- the machine ---
+
+
+def machine(root: Path, available_gib: float, cgroup: str) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text(f"MemTotal:  99999999 kB\nMemAvailable: {int(available_gib * 2**20)} kB\n")
+    (root / "proc/self/cgroup").write_text(cgroup)
+    return root
+
+
+def group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_available_memory_of_a_plain_machine(tmp_path: Path) -> None:
+    assert available_memory(CPU, machine(tmp_path, 8, "0::/user.slice\n")) == 8 * GIB
+
+
+def test_available_memory_within_control_groups(tmp_path: Path) -> None:
+    root = machine(tmp_path, 8, "0::/outer/inner\n")
+    groups = root / "sys/fs/cgroup"
+    group(groups / "outer/inner", memory__max="max", memory__current=GIB)
+    group(groups / "outer", memory__max=4 * GIB, memory__current=3 * GIB, memory__stat=f"anon 5\ninactive_file {GIB}")
+    assert available_memory(CPU, root) == 2 * GIB
+
+
+def test_available_memory_within_old_control_groups(tmp_path: Path) -> None:
+    root = machine(tmp_path, 8, "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n")
+    limits = {"memory__limit_in_bytes": 3 * GIB, "memory__usage_in_bytes": 2 * GIB}
+    group(root / "sys/fs/cgroup/memory", **limits)  # a container does not see the path of its host
+    assert available_memory(CPU, root) == GIB
+
+
+def test_available_memory_here() -> None:
+    available = available_memory(CPU)
+    assert available is None or 10_000_000 < available < 2**50
+
+
+# --- time ---
+
+
+def test_time_goes_by_the_work() -> None:
+    one = recipe(size="64:0.75,128:0.25")
+    probe = measure_step(one, CPU)
+    assert (probe.height, probe.width, probe.batch) == (128, 128, 8)
+    assert 0 < probe.seconds < 60
+    small, large = estimate_time(one, replace(probe, seconds=1.0), 800)
+    assert large.images_per_second == pytest.approx(8)
+    assert large.seconds == pytest.approx(200 / 8)
+    assert small.images_per_second == pytest.approx(4 * 8, rel=0.05)
+    shared = estimate_time(one, replace(probe, seconds=1.0), 800, world=2)
+    assert shared[1].seconds == pytest.approx(large.seconds / 2)
+
+
+def test_time_of_sizes_that_are_drawn() -> None:
+    one = recipe()
+    one = replace(one, data=replace(one.data, dynamic=(64, 128)))
+    (time,) = estimate_time(one, Probe(96, 96, 8, 10**6, 1.0), 800)
+    assert (time.stage.height, time.stage.width) == (96, 96)
+
+
+# --- against real training ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["nano", {"data.sizes": "160", "data.batch": 16}],
+        ["dis5k", {"model.backbone": "pvt_v2_b0", "data.sizes": "128", "data.batch": 4}],
+        ["dis5k", {"model.backbone": "swin_v1_t", "data.sizes": "224", "data.batch": 2, "memory.checkpoint": True}],
+    ],
+    ids=["nano", "pvt", "swin"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="holes are those of glibc's heap")
+def test_peak_memory_of_real_training(order: list[object]) -> None:
+    process = subprocess.run(
+        [sys.executable, BENCHMARK, "steps", json.dumps([*order, 3, "cpu"])], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["estimate"] == pytest.approx(result["peak"], rel=0.2)
