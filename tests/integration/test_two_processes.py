@@ -22,7 +22,8 @@ from birefnet.config import InputSpec, ModelConfig
 from birefnet.errors import BiRefNetError, DataError
 from birefnet.model import BiRefNet, TrainOutput
 from birefnet.modules.sync_norm import SyncBatchNorm2d, synchronize
-from birefnet.training.parallel import Parallel, full, joined, local
+from birefnet.training.parallel import Parallel, full, local
+from birefnet.training.processes import joined
 from birefnet.training.savings import checkpoint_activations, freeze
 
 REPOSITORY = Path(__file__).parents[2]

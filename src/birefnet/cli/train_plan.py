@@ -30,7 +30,8 @@ from birefnet.training.estimate import (
     measure_step,
     savings,
 )
-from birefnet.training.parallel import Parallel, joined
+from birefnet.training.parallel import Parallel
+from birefnet.training.processes import joined
 from birefnet.training.recipe import Recipe
 from birefnet.training.run import Options, Plan
 from birefnet.training.sets import Choice, Source, count
@@ -80,8 +81,7 @@ def _show_data(plan: Plan, choice: Choice) -> None:
     if plan.sets.validation is None:
         _row("validation", "none")
     else:
-        held_out = "" if choice.val is not None else f", {choice.share:.0%} held out"
-        _row("validation", _told(plan.sets.validation) + held_out)
+        _row("validation", _told(plan.sets.validation) + (", held out" if choice.val is None else ""))
     for note in plan.sets.notes:
         _row("note", note)
     for problem in plan.sets.problems:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birefnet.cli.progress import progress_columns
-from birefnet.training.log import NO_LOSSES, Line, flattened, validation_lines
+from birefnet.training.log import NO_LOSSES, Line, duration, flattened, validation_lines
 
 # Drawing takes 2 to 9 milliseconds of one core, which the training misses.
 _REFRESHES_A_SECOND = 1
@@ -177,7 +177,7 @@ class TrainProgress:
         if not speed:
             return ""
         left = _seconds_left(self._line, speed)
-        return f"{speed:.3g} images/s" + (f", {_duration(left)} left" if left else "")
+        return f"{speed:.3g} images/s" + (f", {duration(left)} left" if left else "")
 
     def _validations(self) -> Table:
         """The last and the best validation below one another, as many measures as there is room for."""
@@ -256,13 +256,3 @@ def _seconds_left(line: Line, speed: float) -> float:
         return 0.0
     rest: float = (line["steps"] - line["step"]) * line["samples"] / line["step"] / speed
     return rest
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours / 24:.1f} days"

@@ -14,9 +14,18 @@ from typing import Any
 from birefnet._atomic import write_whole
 from birefnet.config import ModelConfig
 from birefnet.errors import OutputError
+from birefnet.training.contact_sheet import MASKS
+from birefnet.training.curves import CURVES
 from birefnet.training.environment import environment
-from birefnet.training.log import Line, flattened, read_log, training_lines, validation_lines
-from birefnet.training.plot import CURVES, MASKS, is_lower_better
+from birefnet.training.log import (
+    Line,
+    duration,
+    flattened,
+    is_lower_better,
+    read_log,
+    training_lines,
+    validation_lines,
+)
 
 __all__ = ["CARD", "environment", "write_card"]
 
@@ -210,7 +219,7 @@ def _course(lines: Sequence[Line]) -> str:
     if "epoch" in last:
         text += f", {last['epoch']:.4g} epochs"
     if last.get("seconds"):
-        text += f", in {_duration(last['seconds'])}"
+        text += f", in {duration(last['seconds'])}"
     sittings = 1 + sum(line.get("event") == "resumed" for line in lines)
     skipped = sum(line.get("skipped") or 0 for line in trained)
     text += f" and {sittings} sittings" if sittings > 1 else ""
@@ -304,13 +313,6 @@ def _figure(name: str, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.0f}" if name.rpartition("/")[2] in _WHOLE else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _public(name: str) -> str:

@@ -40,13 +40,14 @@ from birefnet.training.recipe import Recipe
 from birefnet.training.savings import checkpoint_activations, freeze
 
 # Measured on Linux with PyTorch 2.13, see benchmarks/training.py: a process that has imported all that training needs;
-# then what the threads of a CPU's libraries keep for themselves, a part of it growing with the maps they work on.
+# and what threads and libraries of a CPU keep for themselves.
 _PROGRAM = 350_000_000
-_LIBRARIES = 200_000_000
-_SCRATCH = 0.15
+_LIBRARIES = 210_000_000
 
 # On a GPU: workspaces of cuBLAS and cuDNN.
 _GPU_WORKSPACE = 300_000_000
+
+_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 _STEPS = 3
 """Steps that are played: holes that one leaves may be no room for the next; further ones change next to nothing."""
@@ -150,7 +151,7 @@ def estimate_memory(recipe: Recipe, machine: Machine | None = None, *, photos: i
         return Memory(0, *fixed, working, _GPU_WORKSPACE)
     # A checkpoint is collected in memory before it is written: a copy of all that is kept.
     heap = max(heap, 2 * sum(fixed))
-    return Memory(_PROGRAM, *fixed, working, heap - peak + _LIBRARIES + round(_SCRATCH * heap), held)
+    return Memory(_PROGRAM, *fixed, working, heap - peak + _LIBRARIES, held)
 
 
 def empty_network(recipe: Recipe) -> BiRefNet:
@@ -302,7 +303,7 @@ class _Ledger(TorchDispatchMode):
     """Notes when the memory of each tensor comes and goes.
 
     Attributes:
-        peak: greatest number of bytes at a time.
+        peak: greatest number of bytes of tensors at a time.
         events: in their order, the number of a piece of memory with its size where it comes, with 0 where it goes.
     """
 
@@ -323,9 +324,14 @@ class _Ledger(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 0  # a shape has no value; what asks for one here chooses between ways to the same result
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._note(leaf.untyped_storage())
+        storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        for storage in storages:
+            self._note(storage)
+        if func in _CONVOLUTIONS:
+            # On a CPU it works on copies, in an order of its own, of what it reads and writes.
+            storages += [leaf.untyped_storage() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+            self._count += 1
+            self.events += [(self._count, sum(storage.nbytes() for storage in storages)), (self._count, 0)]
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -584,8 +590,7 @@ def largest_batch(recipe: Recipe, machine: Machine, memory: Memory, available: i
         available: bytes that there are for each process.
     """
     kept = memory.weights + memory.moments + memory.average
-    beside = _LIBRARIES + round(_SCRATCH * kept) if machine.kind == "cpu" else _GPU_WORKSPACE
-    fixed = memory.program + kept + beside
+    fixed = memory.program + kept + (_LIBRARIES if machine.kind == "cpu" else _GPU_WORKSPACE)
     each = (memory.needed - fixed) / recipe.data.batch
     grain = machine.world * recipe.memory.accumulate
     fitting = int((available - fixed) / each // grain) * grain

@@ -16,7 +16,8 @@ from torch import Tensor
 from birefnet.data.batches import Batch, Batches
 from birefnet.errors import BiRefNetError
 from birefnet.losses import training_losses, weights_at
-from birefnet.training.log import Clock, Interval, Log
+from birefnet.training.interval import Clock, Interval
+from birefnet.training.log import Log
 from birefnet.training.optimizer import ema_decay_at, rate_at, set_rate
 from birefnet.training.parallel import Parallel
 from birefnet.training.state import Session

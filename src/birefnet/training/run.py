@@ -27,10 +27,12 @@ from birefnet.training.log import Line, Log
 from birefnet.training.loop import Between, Ending, position, run_loop
 from birefnet.training.lora import add_lora
 from birefnet.training.optimizer import build_optimizer
-from birefnet.training.parallel import Parallel, joined
-from birefnet.training.plot import plot, ranked, save_samples
+from birefnet.training.parallel import Parallel
+from birefnet.training.processes import joined
+from birefnet.training.plot import plot
 from birefnet.training.recipe import Json, Recipe, changed, differences, read_file
 from birefnet.training.recipes import Basis, make_recipe
+from birefnet.training.samples import ranked, save_samples
 from birefnet.training.savings import checkpoint_activations, compile_or_not, freeze
 from birefnet.training.sets import Choice, Sets, Source, check_sets, count, find_sets
 from birefnet.training.state import Average, Session
@@ -163,6 +165,9 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
     if network is not None and network.config != recipe.model:
         lines = differences(network.config.to_dict(), recipe.model.to_dict())
         raise ConfigError(f"{start}: its network is another one than asked for ({'; '.join(lines)})")
+    if network is None:
+        with torch.device("meta"):  # what cannot be built is refused before a folder is made
+            BiRefNet(recipe.model)
     size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
     spec = network.input_spec if network is not None else InputSpec()
     return Plan(recipe, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)

@@ -15,7 +15,7 @@ from birefnet.metrics import Conventions, Reading, Scorer
 from birefnet.metrics import Pair as Compared
 from birefnet.model import TrainOutput
 from birefnet.training.loop import autocast
-from birefnet.training.plot import Sample
+from birefnet.training.samples import Sample
 from birefnet.training.state import Session
 
 _KEPT = 24

@@ -10,7 +10,8 @@ from tests.support import TINY, tiny_model
 from birefnet.config import ModelConfig, RefinerConfig
 from birefnet.errors import ConfigError, LostProcessError
 from birefnet.model import BiRefNet
-from birefnet.training.parallel import Parallel, joined
+from birefnet.training.parallel import Parallel
+from birefnet.training.processes import joined
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
