@@ -76,7 +76,8 @@ def steps(order: str) -> None:
     import torch
 
     from birefnet.training.estimate import Machine, estimate_memory
-    from birefnet.training.run import Asked, Options, Silent, make_plan, train
+    from birefnet.training.plan import Asked, make_plan
+    from birefnet.training.run import Options, Silent, train
     from birefnet.training.sets import Choice
 
     recipe, changes, number, device = json.loads(order)
@@ -84,11 +85,15 @@ def steps(order: str) -> None:
     batch = changes.get("data.batch", 2)
     choice = Choice(f"drawn:{max(16, batch)}", share=0)
     plan = make_plan(Asked(recipe, changes={**base, **changes, "samples": number * batch}), choice)
-    lines: list[Any] = []
-    listener = Silent()
-    listener.report = lines.append  # type: ignore[method-assign]
+    lines: list[dict[str, Any]] = []
+
+    class Keeping(Silent):
+        def report(self, line: dict[str, Any]) -> None:
+            lines.append(line)
+
+    listener = Keeping()
     with tempfile.TemporaryDirectory() as folder:
-        train(plan, choice, Path(folder, "run"), Options(device=device, log_every=1, tensorboard=False), listener)
+        train(plan, Path(folder, "run"), Options(device=device, log_every=1, tensorboard=False), listener)
     on_gpu = device.startswith("cuda")
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = [
@@ -138,7 +143,7 @@ def epoch(options: argparse.Namespace) -> Iterator[str]:
     """Give the lines of the table of an epoch."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         run = Path(folder, "run")
-        command = ["train", "--data", options.data, "--run", str(run), "--recipe", "nano", "--epochs", "1"]
+        command = ["train", "--data", options.data, "--output", str(run), "--recipe", "nano", "--epochs", "1"]
         command += ["--val-share", "0", "--size", options.size, "--batch", str(options.batch)]
         command += ["--cache", options.cache or str(Path(folder, "cache")), "--log-every", "5", "--no-tensorboard"]
         command += ["--device", options.device]

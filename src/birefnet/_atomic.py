@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
+"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one, and folders for them."""
 
 import os
 import secrets
@@ -51,6 +51,23 @@ def write_whole(target: str | Path, content: bytes) -> None:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
+
+
+def make_folder(folder: Path, remedy: str = "") -> None:
+    """Make a folder, with those that it lies in, unless it is there.
+
+    Args:
+        folder: its path.
+        remedy: what the user can do where it cannot be made, for the message.
+
+    Raises:
+        OutputError: the operating system refused to make it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = f": {remedy}" if remedy else ""
+        raise OutputError(f"{folder}: the folder cannot be made ({error.strerror or error}){advice}") from error
 
 
 def _write_nameless(target: Path, content: bytes) -> bool:

@@ -39,3 +39,8 @@ class MissingExtraError(BiRefNetError, ImportError):
 
 class LostProcessError(BiRefNetError, ConnectionError):
     """A process of a run of several that has died, has left, or was never reached."""
+
+
+def first_line(error: BaseException) -> str:
+    """Begin of what another library says, for a message of ours; the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

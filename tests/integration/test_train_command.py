@@ -155,7 +155,7 @@ def test_what_cannot_be_done_is_said_in_a_line(words: list[str], message: str, t
 def test_a_file_in_place_of_the_run_folder(tmp_path: Path, cache: list[str]) -> None:
     (tmp_path / "run").write_bytes(b"")
     output = refused("--data", "drawn:8", "-o", tmp_path / "run", *TINY, *cache)
-    assert "run: cannot be created" in output
+    assert "run: the folder cannot be made" in output
 
 
 def test_settings_from_a_file_and_the_command_line(tmp_path: Path, cache: list[str]) -> None:

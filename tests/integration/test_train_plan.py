@@ -73,6 +73,7 @@ def test_everything_is_told(photos: Path, config: Path, tmp_path: Path, monkeypa
         assert text in rest, text
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_warning(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("birefnet.cli.train_plan.available_memory", lambda _: 700_000_000)
     options = ["--data", "drawn:16", "--config", str(config), *SMALL, "--size", "128", "--batch", "16"]

@@ -23,7 +23,8 @@ from birefnet.errors import BiRefNetError, ConfigError, DataError
 from birefnet.training.folder import read_recipe
 from birefnet.training.log import Line, read_log, training_lines, validation_lines
 from birefnet.training.loop import DivergedError
-from birefnet.training.run import Asked, Options, make_plan, plan_of, train
+from birefnet.training.plan import Asked, make_plan, plan_of
+from birefnet.training.run import Options, train
 from birefnet.training.sets import Choice
 from support import TINY
 
@@ -79,7 +80,7 @@ def run_of(
     run: Path, options: Options, listener: Listener | None = None, choice: Choice = CHOICE, **changes: Any
 ) -> str:
     asked = Asked("nano", changes={**CHANGES, **{name.replace("__", "."): value for name, value in changes.items()}})
-    return train(make_plan(asked, choice), choice, run, options, listener)
+    return train(make_plan(asked, choice), run, options, listener)
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -156,8 +157,8 @@ def test_stopped_twice_and_resumed_is_the_same_to_the_bit(
         assert content(tmp_path)["progress"]["step"] == step
         assert (tmp_path / "model.safetensors").exists()
     listener = Listener()
-    plan, choice = plan_of(tmp_path)  # as `birefnet train --resume DIR`
-    assert train(plan, choice, tmp_path, options, listener) == "finished"
+    plan = plan_of(tmp_path)  # as `birefnet train --resume DIR`
+    assert train(plan, tmp_path, options, listener) == "finished"
     assert "the run goes on at step 4" in listener.notes
     assert_same(straight, tmp_path)
 
@@ -366,7 +367,7 @@ def test_starting_from_weights(straight: Path, tmp_path: Path, options: Options)
     plan = make_plan(asked, CHOICE)
     assert plan.recipe.model == read_recipe(straight).model
     assert plan.recipe.data.sizes == "96x96"
-    train(plan, CHOICE, tmp_path, options)
+    train(plan, tmp_path, options)
     before = birefnet.load_model(straight / "model.safetensors").state_dict()
     after = birefnet.load_model(tmp_path / "model.safetensors").state_dict()
     assert not all(torch.equal(value, after[name]) for name, value in before.items())

@@ -12,8 +12,8 @@ from birefnet.errors import BiRefNetError, ConfigError
 
 if TYPE_CHECKING:
     from birefnet.cli.train_progress import TrainProgress
-    from birefnet.training.run import Options, Plan
-    from birefnet.training.sets import Choice
+    from birefnet.training.plan import Plan
+    from birefnet.training.run import Options
 
 PATH = click.Path(path_type=Path)
 STOPPED = 130
@@ -146,28 +146,28 @@ def _train(values: dict[str, Any]) -> None:
     from birefnet.cli.train_progress import TrainProgress
     from birefnet.training.run import train
 
-    plan, choice, run = _plan(values)
+    plan, run = _plan(values)
     if values["dry_run"]:
         from birefnet.cli.train_plan import show_plan
 
-        show_plan(plan, choice, _options(values))
+        show_plan(plan, _options(values))
         return
     if run is None:
         raise ConfigError("name a folder for the run, such as -o runs/mine")
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
-        ending = train(plan, choice, run, _options(values))
+        ending = train(plan, run, _options(values))
     else:
         with TrainProgress(plan.recipe.validation.metric) as progress:
-            ending = train(plan, choice, run, _options(values), _Teller(progress))
+            ending = train(plan, run, _options(values), _Teller(progress))
         _tell(ending, run)
     if ending == "signal":
         raise SystemExit(STOPPED)
 
 
-def _plan(values: dict[str, Any]) -> "tuple[Plan, Choice, Path | None]":
+def _plan(values: dict[str, Any]) -> "tuple[Plan, Path | None]":
     """Make the plan of a run, or read that of one that is to go on; with the folder of the run."""
+    from birefnet.training.plan import Asked, make_plan, plan_of
     from birefnet.training.recipe import parse_changes
-    from birefnet.training.run import Asked, make_plan, plan_of
     from birefnet.training.sets import Choice
 
     changes = {field: values[_key(name)] for name, (field, *_) in _SHORTCUTS.items() if values[_key(name)] is not None}
@@ -178,13 +178,13 @@ def _plan(values: dict[str, Any]) -> "tuple[Plan, Choice, Path | None]":
     if resumed is not None:
         if changes or any(values[name] for name in ("data", "recipe", "start", "file", "output")):
             raise ConfigError(f"{resumed}: a run goes on as it began: leave the settings out, or begin another with -o")
-        return *plan_of(resumed), resumed
+        return plan_of(resumed), resumed
     if values["data"] is None:
         raise ConfigError("name photos and masks to train on: --data DIR, a folder with im/ and gt/ in it")
     names = ("data", "masks", "val", "groups", "skip_bad")
     choice = Choice(**{name: values[name] for name in names}, share=values["val_share"], seed=changes.get("seed", 0))
-    plan = make_plan(Asked(values["recipe"], values["start"], values["file"], changes), choice)
-    return plan, choice, values["output"]
+    asked = Asked(values["recipe"], values["start"], values["file"], changes)
+    return make_plan(asked, choice), values["output"]
 
 
 def _options(values: dict[str, Any]) -> "Options":

@@ -1,6 +1,7 @@
 """What `birefnet train --dry-run` shows: the recipe, the data, the network, and what the run would take."""
 
 import math
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 import torch
 
 from birefnet._extras import require
+from birefnet.cli.data.output import counted
 from birefnet.data.batches import Stage, format_sizes
 from birefnet.data.cache import raw_bytes
 from birefnet.data.structures import Drawn
@@ -31,10 +33,11 @@ from birefnet.training.estimate import (
     savings,
 )
 from birefnet.training.parallel import Parallel
+from birefnet.training.plan import Plan
 from birefnet.training.processes import joined
 from birefnet.training.recipe import Recipe
-from birefnet.training.run import Options, Plan
-from birefnet.training.sets import Choice, Source, count
+from birefnet.training.run import Options
+from birefnet.training.sets import Source, count
 
 _WIDTH = 13
 _LISTED_SETS = 12
@@ -43,12 +46,11 @@ _LISTED_SETS = 12
 _TIGHT = 0.8
 
 
-def show_plan(plan: Plan, choice: Choice, options: Options, *, probe: bool = True) -> None:
+def show_plan(plan: Plan, options: Options, *, probe: bool = True) -> None:
     """Print what a run would do and take, and whether this machine has the memory for it.
 
     Args:
         plan: the run.
-        choice: what data were asked for.
         options: how and where it would run.
         probe: take a few small steps to tell the time; else only memory is estimated.
 
@@ -61,7 +63,7 @@ def show_plan(plan: Plan, choice: Choice, options: Options, *, probe: bool = Tru
         if options.threads:
             torch.set_num_threads(options.threads)
         _show_recipe(plan.recipe)
-        _show_data(plan, choice)
+        _show_data(plan)
         _show_network(plan)
         _show_steps(plan)
         memory, available = _show_memory(plan, options, parallel)
@@ -75,13 +77,13 @@ def _show_recipe(recipe: Recipe) -> None:
     click.echo(tomli_w.dumps(recipe.to_dict()).rstrip())
 
 
-def _show_data(plan: Plan, choice: Choice) -> None:
+def _show_data(plan: Plan) -> None:
     _title("Data")
     _row("train", _told(plan.sets.train))
     if plan.sets.validation is None:
         _row("validation", "none")
     else:
-        _row("validation", _told(plan.sets.validation) + (", held out" if choice.val is None else ""))
+        _row("validation", _told(plan.sets.validation) + (", held out" if plan.choice.val is None else ""))
     for note in plan.sets.notes:
         _row("note", note)
     for problem in plan.sets.problems:
@@ -101,7 +103,7 @@ def _told(source: Source) -> str:
         sets[pair.data] = sets.get(pair.data, 0) + 1
     named = [f"{name} {number:,}" if len(sets) > 1 else name for name, number in sets.items()]
     more = f" and {len(named) - _LISTED_SETS} more sets" if len(named) > _LISTED_SETS else ""
-    return f"{_plural(len(source), 'photo')} of {', '.join(named[:_LISTED_SETS])}{more}"
+    return f"{counted(len(source), 'photo')} of {', '.join(named[:_LISTED_SETS])}{more}"
 
 
 def _show_network(plan: Plan) -> None:
@@ -133,7 +135,7 @@ def _show_steps(plan: Plan) -> None:
     else:
         steps = math.ceil(samples / recipe.data.batch)
         epochs = f", {samples / photos:,.4g} epochs" if photos else ""
-        _row("length", f"{_plural(steps, 'step')} of {_plural(recipe.data.batch, 'photo')}{epochs}")
+        _row("length", f"{counted(steps, 'step')} of {counted(recipe.data.batch, 'photo')}{epochs}")
         if recipe.data.dynamic is None:
             for stage in recipe.data.stages:
                 _row("", f"{round(stage.share * steps):,} steps at {stage.height} x {stage.width}")
@@ -158,7 +160,7 @@ def _show_memory(plan: Plan, options: Options, parallel: Parallel) -> tuple[Memo
     _row("beside", f"{_size(memory.slack)}: the libraries' own, and holes between tensors")
     if memory.photos:
         _row("photos", f"up to {_size(memory.photos)} more of decoded photos, given back where it is needed")
-    _row("in all", f"{_size(memory.needed)} with batches of {_plural(recipe.data.batch, 'photo')}")
+    _row("in all", f"{_size(memory.needed)} with batches of {counted(recipe.data.batch, 'photo')}")
     if recipe.memory.compile:
         _row("", "without memory.compile, which changes this either way")
     if available is None:
@@ -176,7 +178,8 @@ def _show_memory(plan: Plan, options: Options, parallel: Parallel) -> tuple[Memo
     _row("", f"batches of {most:,} would fit: --batch {most}" if most else "nor do batches of 2")
     for saving in savings(recipe, machine, available):
         fits = f"batches of up to {saving.batch:,} fit" if saving.batch else "does not fit either"
-        _row("", f"with --set {saving.setting}: {_size(saving.memory.needed)}, {fits}")
+        settings = " ".join(f"--set {shlex.quote(setting)}" for setting in saving.settings)
+        _row("", f"with {settings}: {_size(saving.memory.needed)}, {fits}")
     return memory, available
 
 
@@ -256,10 +259,6 @@ def _row(name: str, text: str) -> None:
 
 def _size(number: int) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from birefnet._atomic import atomic_path
+from birefnet._atomic import atomic_path, make_folder
 from birefnet.data.facts import THRESHOLD, read_mask
 from birefnet.data.pairs import Pair
-from birefnet.errors import DataError, ImageError, OutputError
+from birefnet.errors import DataError, ImageError, first_line
 from birefnet.imaging.io import read_photo
 
 UNLABELLED = 255
@@ -167,10 +167,7 @@ def write_raw(
         DataError: as `decode_pair`.
         OutputError: the disk is full or cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be created ({error.strerror}): name another cache folder") from error
+    make_folder(path.parent, "name another cache folder")
     with atomic_path(path) as temporary:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(pairs), 4, *size))
         _reserve(temporary)
@@ -191,7 +188,7 @@ def open_raw(path: Path, count: int, size: Size) -> Pixels:
     try:
         pixels = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the pack cannot be read ({_first_line(error)}): delete it") from error
+        raise DataError(f"{path}: the pack cannot be read ({first_line(error)}): delete it") from error
     if pixels.shape != (count, 4, *size) or pixels.dtype != np.uint8:
         raise DataError(f"{path}: the pack is damaged: delete it")
     mapped: Pixels = pixels
@@ -289,7 +286,7 @@ def read_portable(path: Path) -> Pack:
 
         in_parallel(decode, len(names))
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read as a pack ({_first_line(error)}): write it again") from error
+        raise DataError(f"{path}: cannot be read as a pack ({first_line(error)}): write it again") from error
     return Pack(names, pixels, [None if number < 0 else number for number in numbers])
 
 
@@ -303,11 +300,7 @@ def count_portable(path: Path) -> int:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return len(file["names"])
     except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read as a pack ({_first_line(error)}): write it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DataError(f"{path}: cannot be read as a pack ({first_line(error)}): write it again") from error
 
 
 def _encode(planes: Pixels, form: str, quality: int = 75) -> bytes:

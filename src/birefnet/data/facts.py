@@ -4,7 +4,6 @@ Files are read as a training reads them: `birefnet.imaging.io.read_photo` and `b
 """
 
 import hashlib
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from birefnet._processors import processors
 from birefnet.data.pairs import Pair, Problem
 from birefnet.errors import DataError, ImageError
 from birefnet.imaging.io import read_photo
@@ -136,7 +136,7 @@ def examine(
         advance: called after each pair.
     """
     found = []
-    count = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = jobs or processors()
     # Pillow remarks on odd but readable files. Silenced here, because threads share what is silenced.
     with warnings.catch_warnings(), ThreadPoolExecutor(count) as pool:
         warnings.simplefilter("ignore")

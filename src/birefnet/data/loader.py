@@ -14,6 +14,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from birefnet._processors import processors
 from birefnet.data.batches import Batch, Batches
 from birefnet.errors import BiRefNetError, ConfigError, DataError
 
@@ -52,7 +53,7 @@ def feed(
     on_gpu = device.type == "cuda"
     made_on_gpu = batches.device.type == "cuda"
     if workers is None:
-        workers = min(_MOST_WORKERS, _processors()) if on_gpu and not made_on_gpu else 0
+        workers = min(_MOST_WORKERS, _share_of_processors()) if on_gpu and not made_on_gpu else 0
     if prefetch is None:
         prefetch = 2 if workers or on_gpu else 0
     if workers < 0 or prefetch < 0:
@@ -256,7 +257,6 @@ def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(0)  # its threads did not come along when the process was forked
 
 
-def _processors() -> int:
+def _share_of_processors() -> int:
     """Processors for each of the processes that torchrun has started on this machine."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
-from birefnet.errors import ConfigError, InputError, WeightsError
+from birefnet.errors import ConfigError, InputError, WeightsError, first_line
 
 INPUT, OUTPUT = "image", "alpha"
 METADATA_KEY = "birefnet"
@@ -38,7 +38,7 @@ class OnnxEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own exceptions have no common base
-            reason = str(error).splitlines()[0][:120]
+            reason = first_line(error)
             raise WeightsError(f"{path}: not a model that ONNX Runtime can load ({reason})") from error
         try:
             facts = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
@@ -58,7 +58,7 @@ class OnnxEngine:
         try:
             (alpha,) = self._session.run([OUTPUT], {INPUT: images})
         except Exception as error:  # as above
-            reason = str(error).splitlines()[0][:120]
+            reason = first_line(error)
             raise InputError(f"the model cannot be run on {images.shape} ({reason}); choose another size") from error
         result: NDArray[np.float32] = alpha
         return result

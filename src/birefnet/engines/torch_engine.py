@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from birefnet.errors import InputError
+from birefnet.errors import InputError, first_line
 from birefnet.model import BiRefNet
 
 
@@ -21,7 +21,7 @@ class TorchEngine:
             torch.zeros(1, device=self.device).cpu()  # "meta" moves weights, but computes nothing
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+            reason = first_line(error).split(". ")[0]
             raise InputError(f"device {device!r} cannot be used here ({reason}); try --device cpu") from error
 
     @torch.inference_mode()

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import birefnet
-from birefnet._atomic import write_whole
-from birefnet.errors import OutputError
+from birefnet._atomic import make_folder, write_whole
 
 # What can move a value: the libraries that the measures stand on.
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "scipy")
@@ -97,10 +96,7 @@ class Cache:
         if self.folder is None:
             return
         path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
+        make_folder(path.parent)
         content = json.dumps(value).encode()
         write_whole(path, _digest(content) + b"\n" + content)
 

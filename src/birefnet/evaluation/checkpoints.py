@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from birefnet._atomic import atomic_path
-from birefnet.errors import DataError, OutputError
+from birefnet._atomic import atomic_path, make_folder
+from birefnet.errors import DataError
 from birefnet.metrics import LOWER_IS_BETTER
 
 SUFFIXES = (".safetensors", ".pth")
@@ -62,9 +62,6 @@ def copy_weights(source: Path, target: Path) -> None:
     """
     if target.exists() and target.samefile(source):
         return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target.parent}: the folder cannot be made ({error.strerror})") from error
+    make_folder(target.parent)
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)

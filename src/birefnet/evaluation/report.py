@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from birefnet._atomic import write_whole
+from birefnet._processors import processors
 from birefnet.errors import DataError, InputError, OutputError
 from birefnet.evaluation.report_curves import figures
 from birefnet.evaluation.report_pictures import (
@@ -218,7 +219,7 @@ def _fill(
     steps += [partial(make_pictures, case, number, folder, large) for case, number in wanted.items()]
     done: list[Any] = []
     # Threads are enough: decoding, scaling and encoding let go of Python's lock.
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or processors()) as pool:
         for outcome in pool.map(lambda step: step(), steps):
             done.append(outcome)
             if tell is not None:

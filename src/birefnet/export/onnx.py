@@ -15,7 +15,7 @@ from birefnet._atomic import atomic_path
 from birefnet._extras import require
 from birefnet.engines.onnx_engine import INPUT, METADATA_KEY, OUTPUT, OnnxEngine
 from birefnet.engines.torch_engine import TorchEngine
-from birefnet.errors import OutputError
+from birefnet.errors import OutputError, first_line
 from birefnet.model import BiRefNet
 from birefnet.model.decoder import GRID
 
@@ -97,7 +97,7 @@ def _trace(model: BiRefNet):  # type: ignore[no-untyped-def]  # an onnx.ModelPro
         assert program is not None
         return program.model_proto
     except Exception as error:  # whatever the exporter cannot express
-        raise OutputError(f"the network cannot be exported ({str(error).splitlines()[0][:200]})") from error
+        raise OutputError(f"the network cannot be exported ({first_line(error)})") from error
     finally:
         model.train(was_training)
         noise.setLevel(level)

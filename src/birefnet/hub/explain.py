@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from birefnet._extras import require
-from birefnet.errors import BiRefNetError, OutputError, WeightsError
+from birefnet.errors import BiRefNetError, OutputError, WeightsError, first_line
 from birefnet.hub.cache import MAIN, cache_folder, endpoint
 from birefnet.zoo import HUB, ZOO, find
 
@@ -68,11 +68,11 @@ def _explain(
     if isinstance(error, http.ProxyError):
         return _unreachable(repo, f"the proxy: {error}; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", push=push)
     if isinstance(error, (http.HTTPError, http.InvalidURL, errors.LocalEntryNotFoundError, errors.FileMetadataError)):
-        return _unreachable(repo, _first_line(error), push=push)
+        return _unreachable(repo, first_line(error), push=push)
     if isinstance(error, (RuntimeError, ValueError)) and push and isinstance(error.__cause__, Exception):
         return _explain(error.__cause__, repo, filename, revision, push=push)
     if push and isinstance(error, (RuntimeError, ValueError, OSError)):
-        return WeightsError(f"{repo}: the upload failed ({_first_line(error)}): run it again; what has arrived is kept")
+        return WeightsError(f"{repo}: the upload failed ({first_line(error)}): run it again; what has arrived is kept")
     if isinstance(error, OSError):
         return _disk(error, repo)
     return None
@@ -101,18 +101,13 @@ def _unreachable(repo: str, reason: str, *, push: bool) -> HubUnreachableError:
 
 
 def _disk(error: OSError, repo: str) -> WeightsError:
-    reason = error.strerror or _first_line(error)
+    reason = error.strerror or first_line(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return WeightsError(
             f"{repo}: no room for it in {cache_folder()} ({reason}): free some, or set HF_HOME to a folder on another "
             "disk; the download then goes on where it stopped"
         )
     return WeightsError(f"{repo}: {cache_folder()} cannot be written ({reason}): set HF_HOME to a folder that can be")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def hub_error() -> Any:

@@ -3,6 +3,8 @@
 import io
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from birefnet._atomic import write_whole
-from birefnet.errors import ImageError, OutputError
+from birefnet._atomic import make_folder, write_whole
+from birefnet.errors import ImageError, OutputError, first_line
 
 RgbImage = NDArray[np.uint8]
 """(H, W, 3) uint8."""
@@ -84,19 +86,30 @@ def read_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
     if isinstance(source, Photo):
         return source
     name = str(source) if isinstance(source, str | Path) else "image"
+    with naming(name):
+        if isinstance(source, Image.Image | np.ndarray):
+            image = source if isinstance(source, Image.Image) else _from_array(source)
+            return _to_photo(image, max_pixels)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_photo(image, max_pixels)
+
+
+@contextmanager
+def naming(name: str | Path) -> Iterator[None]:
+    """Turn whatever opening and decoding an image raise into one line that names the file.
+
+    Raises:
+        ImageError: the file is missing, no image or damaged, or the body says so of it.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow remarks on odd but readable files, and on half the size it refuses.
             warnings.simplefilter("ignore")
-            if isinstance(source, Image.Image | np.ndarray):
-                image = source if isinstance(source, Image.Image) else _from_array(source)
-                return _to_photo(image, max_pixels)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return _to_photo(image, max_pixels)
+            yield
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: a folder, not an image") from None
+        raise ImageError(f"{name}: cannot be read (a folder, not an image)") from None
     except PermissionError:
         raise ImageError(f"{name}: may not be read; change its permissions") from None
     except UnidentifiedImageError:
@@ -107,17 +120,10 @@ def read_photo(source: PhotoSource, *, max_pixels: int = MAX_PIXELS) -> Photo:
         raise ImageError(f"{name}: too large for this machine's memory") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except OSError as error:
-        if error.errno is not None:  # the file system's, not a decoder's
-            raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
-        raise _damaged(name, error) from error
     except Exception as error:  # decoders of many formats, which damaged files make raise anything
-        raise _damaged(name, error) from error
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return ImageError(f"{name}: damaged or cut off ({reason})")
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's, not a decoder's
+            raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+        raise ImageError(f"{name}: damaged or cut off ({first_line(error)})") from error
 
 
 def _from_array(array: RgbImage) -> Image.Image:
@@ -254,8 +260,5 @@ def write_image(image: Image.Image, path: str | Path) -> None:
     """
     path = Path(path)
     content = encode_image(image, str(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
+    make_folder(path.parent)
     write_whole(path, content)

@@ -1,6 +1,5 @@
 """Reading grey maps, predicted or true, from whatever kind of image file they come in, and saying what was done."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from birefnet.errors import ImageError
+from birefnet.imaging.io import naming
 
 GreyMap = NDArray[np.uint8]
 """(H, W) uint8, 255 for foreground."""
@@ -59,31 +59,8 @@ def look_into(path: Path, look: Callable[[Image.Image], _T]) -> _T:
     Raises:
         ImageError: the file is missing, no image or damaged, or the function says so of it.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow remarks on odd but readable files, and on half the size it refuses.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return look(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image, or of a kind that cannot be read") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too many pixels ({error})") from error
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    except MemoryError as error:
-        raise ImageError(f"{path}: too large for this machine's memory") from error
-    except OSError as error:
-        reason = error.strerror if error.errno is not None else f"damaged or cut off: {_first_line(error)}"
-        raise ImageError(f"{path}: cannot be read ({reason})") from error
-    except Exception as error:  # decoders of many formats, which damaged files make raise anything
-        raise ImageError(f"{path}: damaged or cut off ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    with naming(path), Image.open(path) as image:
+        return look(image)
 
 
 def to_map(image: Image.Image) -> MapFile:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from birefnet._atomic import write_whole
-from birefnet.errors import OutputError
+from birefnet._atomic import make_folder, write_whole
 from birefnet.metrics.bits import Bits, Mask
 
 # A pixel's neighbours clockwise from the upper left one: (row, column), neighbour i has the value 2^i in a code.
@@ -116,10 +115,7 @@ def skeleton(truth: Bits, folder: Path | None = None) -> Bits:
     if kept is not None:
         return kept
     thinned = Bits.pack(thin(truth.unpack()))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from error
+    make_folder(folder)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, words=thinned.words)
     write_whole(path, buffer.getvalue())

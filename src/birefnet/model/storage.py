@@ -9,9 +9,9 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from birefnet._atomic import write_whole
+from birefnet._atomic import make_folder, write_whole
 from birefnet.config import InputSpec, ModelConfig
-from birefnet.errors import ConfigError, OutputError, WeightsError
+from birefnet.errors import ConfigError, WeightsError
 from birefnet.hub import push_folder
 from birefnet.sources import CONFIG_FILE, WEIGHTS_FILE, locate
 from birefnet.weights.checkpoint import METADATA_KEY, cast, parse_facts, read_checkpoint, write_checkpoint
@@ -154,10 +154,7 @@ class Stored(nn.Module, ABC):
             OutputError: a file cannot be written.
         """
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from error
+        make_folder(folder, "name another folder")
         facts = {"config": self.config.to_dict(), "input_spec": self.input_spec.to_dict()}
         # What the reference's own class takes from this file: that there is no backbone to fetch.
         content = {"architectures": ["BiRefNet"], "bb_pretrained": False, METADATA_KEY: facts}

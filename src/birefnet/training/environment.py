@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birefnet import __version__
+from birefnet._processors import processors
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "kornia", "peft")
 
@@ -37,7 +38,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": {
             "name": _cpu_name(),
-            "cores": _cores(),
+            "cores": processors(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bfloat16": _cpu_bfloat16(),
         },
@@ -104,12 +105,6 @@ def _cpu_facts() -> list[str]:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         return []
-
-
-def _cores() -> int:
-    """Cores that this process may use, which are fewer than there are in many containers and batch systems."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _gpus() -> list[dict[str, Any]]:

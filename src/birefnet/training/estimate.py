@@ -570,12 +570,12 @@ class Saving:
     """A change to a recipe that needs less memory.
 
     Attributes:
-        setting: what to change, as for `--set`.
+        settings: what to change, each as for `--set`.
         memory: what it then takes, batch as it was.
         batch: the greatest batch that fits, 0 for none.
     """
 
-    setting: str
+    settings: tuple[str, ...]
     memory: Memory
     batch: int
 
@@ -602,13 +602,13 @@ def savings(recipe: Recipe, machine: Machine, available: int) -> list[Saving]:
     """Estimate what changes to a recipe would save, the mildest first; those that save nothing are left out."""
     found = []
     now = estimate_memory(recipe, machine).needed
-    for setting, other in _milder(recipe, machine):
+    for settings, other in _milder(recipe, machine):
         try:
             memory = estimate_memory(other, machine)
         except (ConfigError, InputError):
             continue  # frozen parts can exclude each other
         if memory.needed < 0.97 * now:
-            found.append(Saving(setting, memory, largest_batch(other, machine, memory, available)))
+            found.append(Saving(settings, memory, largest_batch(other, machine, memory, available)))
     return found
 
 
@@ -617,31 +617,43 @@ def with_batch(recipe: Recipe, batch: int) -> Recipe:
     return replace(recipe, data=replace(recipe.data, batch=batch))
 
 
-def _milder(recipe: Recipe, machine: Machine) -> list[tuple[str, Recipe]]:
-    changes: list[tuple[str, Recipe]] = []
-    saved = recipe
+def _milder(recipe: Recipe, machine: Machine) -> list[tuple[tuple[str, ...], Recipe]]:
+    """Changes one by one, then those together that leave alone what is learnt."""
+    changes: list[tuple[tuple[str, ...], Recipe]] = []
+    names: tuple[str, ...] = ()
+    together = recipe
+
+    def add(name: str, precision: str | None = None, **memory: Any) -> None:
+        nonlocal names, together
+        first, together = (
+            replace(one, precision=precision or one.precision, memory=replace(one.memory, **memory))
+            for one in (recipe, together)
+        )
+        names = (*names, name)
+        changes.append(((name,), first))
+        if len(names) > 1:
+            combined.append((names, together))
+
+    combined: list[tuple[tuple[str, ...], Recipe]] = []
+    if recipe.precision == "float32":
+        add("precision=bfloat16", "bfloat16")
+    if not recipe.memory.checkpoint:
+        add("memory.checkpoint=true", checkpoint=True)
     share = recipe.data.batch // machine.world
     parts = next((n for n in range(share // 2, 1, -1) if share % n == 0), 1)
     if recipe.memory.accumulate < parts:
-        changes.append((f"memory.accumulate={parts}", replace(recipe, memory=replace(recipe.memory, accumulate=parts))))
-    if recipe.precision == "float32":
-        saved = replace(saved, precision="bfloat16")
-        changes.append(("precision=bfloat16", saved))
-    if not recipe.memory.checkpoint:
-        checkpointed = replace(recipe.memory, checkpoint=True)
-        changes.append(("memory.checkpoint=true", replace(recipe, memory=checkpointed)))
-        saved = replace(saved, memory=checkpointed)
-        if saved.precision != recipe.precision:
-            changes.append(("precision=bfloat16 memory.checkpoint=true", saved))
+        add(f"memory.accumulate={parts}", accumulate=parts)
     if "backbone" not in recipe.freeze and recipe.lora is None:
         frozen = replace(recipe, freeze=(*recipe.freeze, "backbone"))
-        changes.append((f"freeze={_toml(frozen.freeze)}", frozen))
+        changes.append(((f"freeze={_toml(frozen.freeze)}",), frozen))
         if not (machine.strategy == "fsdp" and machine.world > 1):
-            changes.append(("lora.rank=8", replace(recipe, lora=LoraRecipe())))
-    return changes
+            changes.append((("lora.rank=8",), replace(recipe, lora=LoraRecipe())))
+    return [*changes, *combined]
 
 
 def _toml(values: Sequence[str]) -> str:
+    if len(values) == 1:
+        return values[0]
     return "[" + ",".join(f'"{value}"' for value in values) + "]"
 
 
@@ -699,6 +711,8 @@ def measure_step(recipe: Recipe, device: torch.device, batch: int | None = None)
     batch = batch or max(2, min(8, recipe.data.batch // recipe.memory.accumulate))
     shapes = empty_network(recipe)
     height, width, cost = _probe_size(shapes, recipe, device, batch)
+    if device.type != "cuda":
+        batch = max(2, min(batch, int(_PROBE_MACS // cost.macs)))
     model = BiRefNet(recipe.model)
     model.train()
     _changed(model, recipe)

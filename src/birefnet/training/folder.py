@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from birefnet._atomic import write_whole
+from birefnet._atomic import make_folder, write_whole
 from birefnet._extras import require
-from birefnet.errors import DataError, OutputError
+from birefnet.errors import DataError
 from birefnet.training.environment import environment
 from birefnet.training.recipe import Json, Recipe, differences, read_file
 from birefnet.training.sets import Choice, Sets
@@ -30,10 +30,7 @@ def begin(run: Path, recipe: Recipe, data: Json) -> None:
     Raises:
         OutputError: the folder or a file cannot be written.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{run}: cannot be created ({error.strerror}): name another run folder") from error
+    make_folder(run, "name another run folder")
     tomli_w = require("tomli_w", extra="train")
     write_whole(run / RECIPE, tomli_w.dumps(recipe.to_dict()).encode())
     _write_json(run / DATA, data)

@@ -8,7 +8,7 @@ from birefnet.training.samples import load_samples
 
 
 def plot(run: Path) -> list[Path]:
-    """Draw curves.png and, where a validation has left samples, masks.png in the folder of a run, also while it goes on.
+    """Draw curves.png and, where a validation has left samples, masks.png in the folder of a run, finished or not.
 
     Returns:
         The files that were written.

@@ -102,7 +102,8 @@ def finetune(basis: Basis) -> Recipe:
         compare_at="output",
         optimizer=OptimizerRecipe(rate=1e-4, schedule="cosine", warm_up=0.05, clip=100.0, ema=0.99),
         freeze=("norm",),
-        validation=ValidationRecipe(every=max(1, round(samples / basis.photos / 20)), patience=8),
+        # Weighted F asks for masks that are right all over, where the best F of all thresholds forgives grey ones.
+        validation=ValidationRecipe(every=max(1, round(samples / basis.photos / 20)), metric="wF", patience=8),
     )
 
 

@@ -5,13 +5,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from birefnet.config import InputSpec
 from birefnet.data.augment import NONE
 from birefnet.data.batches import Batches, DataRecipe, parse_sizes
 from birefnet.data.compose import Composition
@@ -22,19 +21,18 @@ from birefnet.errors import ConfigError, MissingExtraError
 from birefnet.model import BiRefNet
 from birefnet.training.card import write_card
 from birefnet.training.environment import environment
-from birefnet.training.folder import BEST, CHECKPOINT, WEIGHTS, as_begun, begin, read_data, read_recipe
+from birefnet.training.folder import BEST, CHECKPOINT, WEIGHTS, as_begun, begin, read_data
 from birefnet.training.log import Line, Log
 from birefnet.training.loop import Between, Ending, position, run_loop
 from birefnet.training.lora import add_lora
 from birefnet.training.optimizer import build_optimizer
 from birefnet.training.parallel import Parallel
-from birefnet.training.processes import joined
+from birefnet.training.plan import Plan
 from birefnet.training.plot import plot
-from birefnet.training.recipe import Json, Recipe, changed, differences, read_file
-from birefnet.training.recipes import Basis, make_recipe
+from birefnet.training.processes import joined
 from birefnet.training.samples import ranked, save_samples
 from birefnet.training.savings import checkpoint_activations, compile_or_not, freeze
-from birefnet.training.sets import Choice, Sets, Source, check_sets, count, find_sets
+from birefnet.training.sets import Source, check_sets
 from birefnet.training.state import Average, Session
 from birefnet.training.validation import Validator
 
@@ -101,95 +99,8 @@ class Silent:
         return nullcontext(lambda: None)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run that is ready to start.
-
-    Attributes:
-        recipe: all that decides the outcome.
-        sets: what it is trained and validated on.
-        input_spec: how photos are prepared for the weights that come out.
-        start: the network that it starts from, None for random weights.
-    """
-
-    recipe: Recipe
-    sets: Sets
-    input_spec: InputSpec
-    start: BiRefNet | None = None
-
-
-DEFAULT = "finetune"
-"""The recipe where none is named."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a recipe is made from.
-
-    Attributes:
-        recipe: name of a function in `birefnet.training.recipes`; None for the one that the file names, or
-            `DEFAULT`.
-        start: weights to start from.
-        file: TOML file with a recipe, or with changes to the named one.
-        changes: fields to change, by their dotted names.
-    """
-
-    recipe: str | None = None
-    start: str | None = None
-    file: Path | None = None
-    changes: Json = field(default_factory=dict)
-
-
-def make_plan(asked: Asked, choice: Choice) -> Plan:
-    """Find the photos and make the recipe for them.
-
-    Raises:
-        BiRefNetError: something asked for does not exist or is impossible.
-    """
-    sets = find_sets(choice)
-    written = read_file(asked.file) if asked.file else {}
-    start = asked.start or written.get("start")
-    own_network = any(name.startswith(("model", "pretrained_backbone")) for name in (*asked.changes, *written))
-    if start is None and asked.recipe in (None, DEFAULT) and not asked.file and not own_network:
-        start = "nano"  # fine-tuning starts from something
-    network = BiRefNet.from_pretrained(start) if start else None
-    batch = asked.changes.get("data.batch", written.get("data", {}).get("batch"))
-    basis = Basis(
-        count(sets.train),
-        None if network is None else network.config,
-        None if network is None else network.input_spec.size,
-        batch if isinstance(batch, int) and batch > 0 else None,
-    )
-    recipe = make_recipe(asked.recipe or str(written.get("name", DEFAULT)), basis)
-    recipe = changed(recipe, {**written, **({"start": start} if start else {}), **asked.changes})
-    if network is not None and network.config != recipe.model:
-        lines = differences(network.config.to_dict(), recipe.model.to_dict())
-        raise ConfigError(f"{start}: its network is another one than asked for ({'; '.join(lines)})")
-    if network is None:
-        with torch.device("meta"):  # what cannot be built is refused before a folder is made
-            BiRefNet(recipe.model)
-    size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
-    spec = network.input_spec if network is not None else InputSpec()
-    return Plan(recipe, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)
-
-
-def plan_of(run: Path) -> tuple[Plan, Choice]:
-    """Read the plan of a run that has begun, and what data it asked for.
-
-    Raises:
-        BiRefNetError: a file of the run is damaged, or its photos are no longer there.
-    """
-    recipe, data = read_recipe(run), read_data(run)
-    choice = Choice.from_json(data["asked"])
-    # The checkpoint of a run holds all weights: what it once started from may be gone.
-    fresh = recipe.start is not None and not (run / CHECKPOINT).exists()
-    network = BiRefNet.from_pretrained(recipe.start) if fresh and recipe.start else None
-    return Plan(recipe, find_sets(choice), InputSpec.from_dict(data["input_spec"]), network), choice
-
-
 def train(
     plan: Plan,
-    choice: Choice,
     run: Path,
     options: Options | None = None,
     listener: Listener | None = None,
@@ -198,7 +109,6 @@ def train(
 
     Args:
         plan: what to do; a resumed run must have the same recipe and data.
-        choice: what data were asked for.
         run: folder of the run. It receives recipe.toml, data.json, environment.json, log.jsonl, checkpoint.pt,
             best.safetensors (by validation), model.safetensors (the last), pictures, and README.md, a model card draft.
         options: how and where to run.
@@ -215,7 +125,7 @@ def train(
     with joined(options.device, options.strategy) as parallel, ExitStack() as stack:
         listener = listener if parallel.main else Silent()
         resumed = parallel.any(parallel.main and (run / CHECKPOINT).exists())
-        plan = _prepare(plan, choice, run, parallel, options, listener, resumed=resumed)
+        plan = _prepare(plan, run, parallel, options, listener, resumed=resumed)
         session = _start(plan, parallel, options, listener, resumed=resumed)
         if resumed:
             session.load_checkpoint(run / CHECKPOINT)
@@ -244,17 +154,17 @@ def train(
         )
         session.save_weights(run / WEIGHTS)
         if parallel.main:
-            _describe(run, plan, choice, session, listener)
+            _describe(run, plan, session, listener)
     return ending
 
 
-def _describe(run: Path, plan: Plan, choice: Choice, session: Session, listener: Listener) -> None:
+def _describe(run: Path, plan: Plan, session: Session, listener: Listener) -> None:
     """Draw the run's curves and masks, and draft a model card."""
     try:
         plot(run)
     except MissingExtraError as error:  # not worth losing a training for
         listener.note(f"no curves are drawn: {error}")
-    data = {**read_data(run), "share": choice.share if choice.val is None else None}
+    data = {**read_data(run), "share": plan.choice.share if plan.choice.val is None else None}
     write_card(
         run,
         recipe=plan.recipe.to_dict(),
@@ -311,17 +221,15 @@ class _Validation:
         return not recipe.patience or progress.without_better < recipe.patience
 
 
-def _prepare(
-    plan: Plan, choice: Choice, run: Path, parallel: Parallel, options: Options, listener: Listener, *, resumed: bool
-) -> Plan:
+def _prepare(plan: Plan, run: Path, parallel: Parallel, options: Options, listener: Listener, *, resumed: bool) -> Plan:
     """Check the photos of a run that starts and write down what it is, or see that a resumed one is the same."""
     sets = plan.sets
     if parallel.main and resumed:
-        sets = as_begun(run, sets, choice)
+        sets = as_begun(run, sets, plan.choice)
     elif parallel.main:
         if options.check:
-            sets = check_sets(sets, choice, listener.work)
-        begin(run, plan.recipe, {**sets.to_json(choice), "input_spec": plan.input_spec.to_dict()})
+            sets = check_sets(sets, plan.choice, listener.work)
+        begin(run, plan.recipe, {**sets.to_json(plan.choice), "input_spec": plan.input_spec.to_dict()})
     for note in sets.notes:
         listener.note(note)
     # What is left out by the first process is left out by all.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from birefnet._atomic import write_whole
-from birefnet.errors import DataError, OutputError
+from birefnet._atomic import make_folder, write_whole
+from birefnet.errors import DataError
 from birefnet.training.log import is_lower_better
 
 VALIDATION = "validation"
@@ -86,10 +86,7 @@ def save_samples(run: Path, samples: Sequence[Sample], step: int, title: str = "
         OutputError: a file cannot be written.
     """
     folder = run / VALIDATION
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be created ({error.strerror})") from error
+    make_folder(folder)
     rows, written = [], {_INDEX}
     for place, sample in enumerate(samples):
         safe = re.sub(r"[^\w.-]+", "_", sample.name, flags=re.ASCII)[-60:]

@@ -192,7 +192,7 @@ def test_photo_and_mask_of_different_sizes(folder: Path, tmp_path: Path) -> None
 
 def test_a_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/cache: cannot be created .*: name another cache folder"):
+    with pytest.raises(OutputError, match=r"file/cache: the folder cannot be made .*: name another cache folder"):
         packed(folder, (32, 32), tmp_path / "file" / "cache")
 
 

@@ -173,7 +173,7 @@ def test_the_environment_is_plain_and_tells_nothing_of_whose_machine_it_is() -> 
 def test_the_commit_is_told_for_a_work_tree_and_not_for_an_environment_within_one(tmp_path: Path) -> None:
     """A copy of the package, once tracked and once merely lying in somebody's work tree."""
     package = Path(__file__).parents[3] / "src" / "birefnet"
-    for name in ("__init__.py", "errors.py", "_extras.py", "config.py"):
+    for name in ("__init__.py", "errors.py", "_extras.py", "_processors.py", "config.py"):
         (tmp_path / "birefnet").mkdir(exist_ok=True)
         shutil.copy(package / name, tmp_path / "birefnet" / name)
     (tmp_path / "birefnet" / "training").mkdir()

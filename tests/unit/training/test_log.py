@@ -14,13 +14,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from birefnet.errors import DataError, MissingExtraError, OutputError
+from birefnet.training.interval import Clock, Interval
 from birefnet.training.log import (
-    Clock,
-    Interval,
     Line,
     Log,
     cut_log,
+    duration,
     flattened,
+    is_lower_better,
     read_log,
     training_lines,
     validation_lines,
@@ -322,3 +323,13 @@ def test_a_killed_run_leaves_a_log_to_go_on_with(tmp_path: Path) -> None:
         log.write({"step": last - 4})
     assert steps_of(read_log(tmp_path)) == list(range(1, last - 3))
     assert all(json.loads(text) for text in path.read_text().splitlines())
+
+
+def test_which_measures_are_errors() -> None:
+    names = ("loss", "DIS-VD/MAE", "mae", "HCE", "matteMSE", "maxF", "other/S", "IoU")
+    assert [is_lower_better(name) for name in names] == [True] * 5 + [False] * 3
+
+
+def test_times_are_written_as_a_person_would() -> None:
+    seconds = (0, 59.4, 60, 3570, 7260, 48 * 3600)
+    assert [duration(each) for each in seconds] == ["0 s", "59 s", "1 min", "1 h 00 min", "2 h 01 min", "2.0 days"]

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import tomli_w
 
+from birefnet.cli.train import RECIPES as OFFERED
 from birefnet.config import ModelConfig
 from birefnet.errors import ConfigError
 from birefnet.training.recipe import Recipe, changed, differences, parse_changes, read_file
 from birefnet.training.recipes import RECIPES, Basis, make_recipe
+
+
+def test_the_command_offers_all_recipes() -> None:
+    assert tuple(RECIPES) == OFFERED
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,6 +1,5 @@
 """`birefnet data draw`: photos of thin structures with exact masks."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import click
 from click import ClickException
 from PIL import Image
 
+from birefnet._processors import processors
 from birefnet.cli.data.options import HELP, PATH, read_size
 from birefnet.cli.data.output import counted, literal, printable
 from birefnet.cli.progress import shown_progress
@@ -66,7 +66,7 @@ def draw(
                 count, "draw", f"{{done}} of {{total}} pairs were drawn, {literal(folder)} is as it was"
             ) as advance,
             _filled(folder) as place,
-            ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool,
+            ThreadPoolExecutor(jobs or processors()) as pool,
         ):
             try:
                 for _ in pool.map(write, range(count)):

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from birefnet._atomic import write_whole
-from birefnet.errors import OutputError
+from birefnet._atomic import make_folder, write_whole
 
 STREAM = "-"
 STOPPED = "{done} of {total} pairs were read"
@@ -16,7 +15,7 @@ STOPPED = "{done} of {total} pairs were read"
 
 def counted(number: int, what: str) -> str:
     """Write a number of things, such as 1 pair or 2 pairs."""
-    return f"{number} {what}" + "s" * (number != 1)
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def say(line: str) -> None:
@@ -45,8 +44,5 @@ def write_json(target: str, content: dict[str, Any]) -> None:
         click.echo(text, nl=False)
         return
     path = Path(target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
+    make_folder(path.parent)
     write_whole(path, text.encode())

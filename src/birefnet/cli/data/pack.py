@@ -8,6 +8,7 @@ import click
 import numpy as np
 from click import ClickException
 
+from birefnet._atomic import make_folder
 from birefnet.cli.data.options import HELP, PATH, read_size
 from birefnet.cli.data.output import counted, literal, printable, say
 from birefnet.cli.progress import shown_progress
@@ -161,7 +162,4 @@ def _check_target(output: Path) -> None:
 
 
 def _make_folder(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output.parent}: the folder cannot be made ({error.strerror})") from error
+    make_folder(output.parent)

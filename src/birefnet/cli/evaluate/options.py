@@ -1,6 +1,5 @@
 """The options that `evaluate` and `evaluate checkpoints` share, and what they ask for."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from birefnet._processors import processors
 from birefnet.evaluation.cache import Cache, default_folder
 from birefnet.evaluation.model import HowToRun
 from birefnet.evaluation.score import VALUES, Settings
@@ -34,11 +34,6 @@ PATH = click.Path(path_type=Path)
 
 _CACHE = "$XDG_CACHE_HOME/birefnet/evaluation, else ~/.cache/birefnet/evaluation"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def processors() -> int:
-    """How many processors this process may use, which in a container may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def running(command: _Command) -> _Command:

@@ -1,0 +1,103 @@
+"""What a run is to do, put together from what is asked for before anything is written or trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from birefnet.config import InputSpec
+from birefnet.data.batches import parse_sizes
+from birefnet.errors import ConfigError
+from birefnet.model import BiRefNet
+from birefnet.training.folder import CHECKPOINT, read_data, read_recipe
+from birefnet.training.recipe import Json, Recipe, changed, differences, read_file
+from birefnet.training.recipes import Basis, make_recipe
+from birefnet.training.sets import Choice, Sets, count, find_sets
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: all that decides the outcome.
+        choice: what photos were asked for.
+        sets: those that it is trained and validated on.
+        input_spec: how photos are prepared for the weights that come out.
+        start: the network that it starts from, None for random weights.
+    """
+
+    recipe: Recipe
+    choice: Choice
+    sets: Sets
+    input_spec: InputSpec
+    start: BiRefNet | None = None
+
+
+DEFAULT = "finetune"
+"""The recipe where none is named."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe is made from.
+
+    Attributes:
+        recipe: name of a function in `birefnet.training.recipes`; None for the one that the file names, or
+            `DEFAULT`.
+        start: weights to start from.
+        file: TOML file with a recipe, or with changes to the named one.
+        changes: fields to change, by their dotted names.
+    """
+
+    recipe: str | None = None
+    start: str | None = None
+    file: Path | None = None
+    changes: Json = field(default_factory=dict)
+
+
+def make_plan(asked: Asked, choice: Choice) -> Plan:
+    """Find the photos and make the recipe for them.
+
+    Raises:
+        BiRefNetError: something asked for does not exist or is impossible.
+    """
+    sets = find_sets(choice)
+    written = read_file(asked.file) if asked.file else {}
+    start = asked.start or written.get("start")
+    own_network = any(name.startswith(("model", "pretrained_backbone")) for name in (*asked.changes, *written))
+    if start is None and asked.recipe in (None, DEFAULT) and not asked.file and not own_network:
+        start = "nano"  # fine-tuning starts from something
+    network = BiRefNet.from_pretrained(start) if start else None
+    batch = asked.changes.get("data.batch", written.get("data", {}).get("batch"))
+    basis = Basis(
+        count(sets.train),
+        None if network is None else network.config,
+        None if network is None else network.input_spec.size,
+        batch if isinstance(batch, int) and batch > 0 else None,
+    )
+    recipe = make_recipe(asked.recipe or str(written.get("name", DEFAULT)), basis)
+    recipe = changed(recipe, {**written, **({"start": start} if start else {}), **asked.changes})
+    if network is not None and network.config != recipe.model:
+        lines = differences(network.config.to_dict(), recipe.model.to_dict())
+        raise ConfigError(f"{start}: its network is another one than asked for ({'; '.join(lines)})")
+    if network is None:
+        with torch.device("meta"):  # what cannot be built is refused before a folder is made
+            BiRefNet(recipe.model)
+    size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
+    spec = network.input_spec if network is not None else InputSpec()
+    return Plan(recipe, choice, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)
+
+
+def plan_of(run: Path) -> Plan:
+    """Read the plan of a run that has begun.
+
+    Raises:
+        BiRefNetError: a file of the run is damaged, or its photos are no longer there.
+    """
+    recipe, data = read_recipe(run), read_data(run)
+    choice = Choice.from_json(data["asked"])
+    # The checkpoint of a run holds all weights: what it once started from may be gone.
+    fresh = recipe.start is not None and not (run / CHECKPOINT).exists()
+    network = BiRefNet.from_pretrained(recipe.start) if fresh and recipe.start else None
+    return Plan(recipe, choice, find_sets(choice), InputSpec.from_dict(data["input_spec"]), network)
