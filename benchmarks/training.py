@@ -75,7 +75,7 @@ def steps(order: str) -> None:
     """What that process does."""
     import torch
 
-    from birefnet.training.estimate import Machine, estimate_memory
+    from birefnet.training.memory import Machine, estimate_memory
     from birefnet.training.plan import Asked, make_plan
     from birefnet.training.run import Options, Silent, train
     from birefnet.training.sets import Choice

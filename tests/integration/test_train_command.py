@@ -15,10 +15,13 @@ from PIL import Image, ImageDraw
 
 import birefnet
 from birefnet.cli import main
-from birefnet.training.folder import read_recipe
+from birefnet.training.folder import alone_in, read_recipe
 from birefnet.training.log import read_log, training_lines, validation_lines
+from birefnet.training.plan import Asked, make_plan
+from birefnet.training.sets import Choice
 
 TINY = ["--recipe", "nano", "--size", "64", "--batch", "4", "--set", "model.decoder_channels=8", "--no-tensorboard"]
+TINY += ["--no-plots"]
 
 
 def birefnet_train(*words: str | Path) -> Result:
@@ -172,11 +175,10 @@ def test_settings_from_a_file_and_the_command_line(tmp_path: Path, cache: list[s
     assert (recipe.optimizer.rate, recipe.optimizer.ema) == (1e-3, 0.0)
 
 
-def test_plot_draws_again(tmp_path: Path, cache: list[str]) -> None:
+def test_plot_draws_what_a_run_has_left_out(tmp_path: Path, cache: list[str]) -> None:
     run = tmp_path / "run"
     assert birefnet_train("--data", "drawn:8", "-o", run, "--samples", "4", *TINY, *cache).exit_code == 0
-    for name in ("curves.png", "masks.png"):
-        (run / name).unlink()
+    assert not (run / "curves.png").exists()  # --no-plots
     result = birefnet_train("plot", run)
     assert result.exit_code == 0, result.output
     assert {"curves.png", "masks.png"} <= {path.name for path in run.iterdir()}
@@ -195,6 +197,80 @@ def test_adapters_leave_plain_weights(tmp_path: Path, cache: list[str]) -> None:
     assert start.keys() == tuned.keys()
     moved = {name for name, value in start.items() if not torch.equal(value, tuned[name])}
     assert any(name.startswith("encoder.backbone.") for name in moved)
+
+
+def test_a_recipe_file_makes_the_same_recipe_again(tmp_path: Path) -> None:
+    choice = Choice("drawn:8")
+    changes = {"pretrained_backbone": None, "model.backbone": "swin_v1_t", "epochs": 2}
+    first = make_plan(Asked("dis5k", changes=changes), choice).recipe
+    path = tmp_path / "recipe.toml"
+    path.write_text(first.to_toml(), encoding="utf-8")
+    assert make_plan(Asked(file=path), choice).recipe == first
+    longer = make_plan(Asked(file=path, changes={"samples": 50}), choice).recipe
+    assert (longer.epochs, longer.samples) == (None, 50)
+
+
+def test_fine_tuning_never_starts_from_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[optimizer]\nrate = 0.5\n", encoding="utf-8")
+    recipe = make_plan(Asked(file=path), Choice("drawn:8")).recipe
+    assert (recipe.name, recipe.start, recipe.optimizer.rate) == ("finetune", "nano", 0.5)
+    message = "fine-tuning starts from trained weights"
+    assert message in refused("--data", "drawn:8", "-o", tmp_path / "run", "--backbone", "swin_v1_t")
+    assert message in refused("--data", "drawn:8", "-o", tmp_path / "run", "--set", "model.classes=219")
+
+
+def test_a_run_goes_on_from_any_folder(tmp_path: Path, cache: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in range(4):
+        save_photo(tmp_path / "mine" / "im" / f"p{seed}.png", seed)
+        (tmp_path / "mine" / "gt").mkdir(exist_ok=True)
+        mask().save(tmp_path / "mine" / "gt" / f"p{seed}.png")
+    words = ["--data", "mine", "-o", "run", "--samples", "8", *TINY, *cache, "--max-seconds", "0"]
+    assert birefnet_train(*words).exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = birefnet_train("--resume", "../run", *cache)
+    assert result.exit_code == 0, result.output
+    assert training_lines(read_log(tmp_path / "run"))[-1]["step"] == 2
+
+
+def test_what_a_run_that_goes_on_cannot_change(tmp_path: Path, cache: list[str]) -> None:
+    run = tmp_path / "run"
+    assert birefnet_train("--data", "drawn:8", "-o", run, "--samples", "4", *TINY, *cache).exit_code == 0
+    for words in (["--skip-bad"], ["--val", "drawn:8"], ["--val-share", "0.1"], ["--rate", "1"], ["-o", "x"]):
+        assert "a run goes on as it began" in refused("--resume", run, *words)
+    data = (run / "data.json").read_text(encoding="utf-8")
+    (run / "data.json").write_text(data.replace('"skip_bad"', '"skip"'), encoding="utf-8")
+    assert "was changed and does not say what the run asked for" in refused("--resume", run)
+
+
+def test_folders_that_are_not_of_a_run_are_left_alone(tmp_path: Path, cache: list[str]) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    output = refused("--data", "drawn:8", "-o", tmp_path, *TINY, *cache)
+    assert "holds files that are not of a run, such as model.safetensors" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path, cache: list[str]) -> None:
+    run = tmp_path / "run"
+    words = ["--data", "drawn:8", "-o", run, "--samples", "4", *TINY, *cache]
+    assert birefnet_train(*words).exit_code == 0
+    with alone_in(run):
+        assert "another process trains in this folder" in refused(*words)
+    assert birefnet_train(*words).exit_code == 0
+
+
+def test_classes_beyond_the_head(tmp_path: Path, cache: list[str]) -> None:
+    save_photo(tmp_path / "a.png", 0)
+    mask().save(tmp_path / "a-mask.png")
+    (tmp_path / "set.csv").write_text("image,mask,class\na.png,a-mask.png,199\n", encoding="utf-8")
+    words = ["--data", tmp_path / "set.csv", "--val-share", "0", "--samples", "4", *TINY, *cache]
+    output = refused(*words, "-o", tmp_path / "run", "--set", "model.classes=10", "--no-check")
+    assert "a photo is of class 199, beyond the 10 of model.classes" in output
+    done = birefnet_train(*words, "-o", tmp_path / "fits", "--set", "model.classes=219", "--no-check")
+    assert done.exit_code == 0, done.output
+    assert "category" in training_lines(read_log(tmp_path / "fits"))[0]
 
 
 def torchrun(*words: str | Path, folder: Path) -> "subprocess.Popen[str]":
@@ -252,3 +328,27 @@ def test_a_process_that_is_killed_ends_the_job(tmp_path: Path, cache: list[str])
     step = training_lines(read_log(run))[-1]["step"]
     assert birefnet_train("--resume", run, "--max-seconds", "0", *cache).exit_code == 0  # with one process
     assert training_lines(read_log(run))[-1]["step"] >= step - 1
+
+
+@pytest.mark.slow
+def test_shards_with_averages_and_validation(tmp_path: Path, cache: list[str]) -> None:
+    words = ["--data", "drawn:12", "--samples", "16", "--log-every", "1", *TINY, "--batch", "8", "--size", "96", *cache]
+    words += ["--set", "validation.every=0.7"]
+    assert birefnet_train(*words, "-o", tmp_path / "one").exit_code == 0
+    process = torchrun(*words, "--strategy", "fsdp", "-o", tmp_path / "two", folder=tmp_path)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    one, two = (training_lines(read_log(tmp_path / name)) for name in ("one", "two"))
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+    assert len(validation_lines(read_log(tmp_path / "two"))) == 2
+    saved = birefnet.load_model(tmp_path / "two" / "best.safetensors").state_dict()
+    assert all(value.isfinite().all() for value in saved.values())
+
+
+@pytest.mark.slow
+def test_batches_that_cannot_be_shared(tmp_path: Path, cache: list[str]) -> None:
+    words = ["--data", "drawn:12", "--samples", "12", *TINY, *cache, "--set", "memory.accumulate=4"]
+    process = torchrun(*words, "-o", tmp_path / "run", folder=tmp_path)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "a batch of 4 cannot be shared by 2 processes in 4 parts each" in error

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from birefnet.cli import main
-from birefnet.training import estimate
+from birefnet.training.memory import Memory
 from birefnet.training.recipe import Recipe
+from birefnet.training.timing import can_probe
 from support import TINY
 
 SMALL = ["--size", "64", "--batch", "4", "--epochs", "2", "--device", "cpu"]
@@ -92,10 +93,10 @@ def test_a_network_too_large_to_try_is_not_tried(config: Path, monkeypatch: pyte
 
 
 def test_room_to_try() -> None:
-    memory = estimate.Memory(0, 10**9, 0, 0, 0, 0)
-    assert not estimate.can_probe(memory, 4 * 10**9)
-    assert estimate.can_probe(memory, 5 * 10**9)
-    assert estimate.can_probe(memory, None)
+    memory = Memory(0, 10**9, 0, 0, 0, 0)
+    assert not can_probe(memory, 4 * 10**9)
+    assert can_probe(memory, 5 * 10**9)
+    assert can_probe(memory, None)
 
 
 def test_errors_are_one_line() -> None:

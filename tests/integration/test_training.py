@@ -69,7 +69,7 @@ class Listener:
 @pytest.fixture
 def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
     cache = tmp_path_factory.getbasetemp() / "cache"
-    return Options(device="cpu", cache=cache, log_every=1, save_seconds=1e9, tensorboard=False)
+    return Options(device="cpu", cache=cache, log_every=1, save_seconds=1e9, tensorboard=False, plots=False)
 
 
 def changed(options: Options, **values: Any) -> Options:
@@ -205,6 +205,34 @@ def test_early_stop_and_the_best_weights(tmp_path: Path, options: Options) -> No
     assert best == min(line["val"]["MAE"] for line in measured)
     assert not any(line["best"] for line in measured[-2:])
     assert len(measured) < 20
+
+
+def test_a_run_that_ended_early_stays_ended(tmp_path: Path, options: Options) -> None:
+    changes: dict[str, Any] = {"validation__patience": 1, "validation__every": 0.5, "samples": 200}
+    changes |= {"optimizer__rate": 1e-12, "freeze": ["norm"]}
+    assert run_of(tmp_path, options, **changes) == "no-better"
+    log, weights = (tmp_path / "log.jsonl").read_bytes(), (tmp_path / "model.safetensors").read_bytes()
+    assert run_of(tmp_path, options, **changes) == "no-better"
+    assert ((tmp_path / "log.jsonl").read_bytes(), (tmp_path / "model.safetensors").read_bytes()) == (log, weights)
+
+
+def test_what_is_not_finite_is_never_the_best(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from birefnet.training.validation import Measured, Validator
+
+    usual, values = Validator.measure, iter([float("nan"), 0.3, float("nan"), 0.2])
+
+    def measure(self: Validator, session: Any) -> Measured:
+        measured = usual(self, session)
+        return Measured({**measured.values, "MAE": next(values)}, measured.samples)
+
+    monkeypatch.setattr(Validator, "measure", measure)
+    listener = Listener()
+    assert run_of(tmp_path, options, listener, validation__every=0.5, samples=16) == "finished"
+    assert [line["best"] for line in validation_lines(read_log(tmp_path))] == [False, True, False, True]
+    assert content(tmp_path)["progress"]["best"] == 0.2
+    assert sum("MAE is not finite" in note for note in listener.notes) == 2
 
 
 def test_steps_lower_the_loss(tmp_path: Path, options: Options) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from birefnet._extras import require
 from birefnet.errors import BiRefNetError, ConfigError
@@ -110,6 +111,7 @@ def _shortcuts(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--max-seconds", type=float, metavar="S", help="Stop cleanly after this time.")
 @click.option("--no-tensorboard", is_flag=True, help="Write nothing for TensorBoard.")
+@click.option("--no-plots", is_flag=True, help="Draw no curves and masks at the end.")
 @click.option("--dry-run", is_flag=True, help="Show the recipe and what it would take, and stop.")
 @click.pass_context
 def train(context: click.Context, /, **values: Any) -> None:
@@ -176,7 +178,9 @@ def _plan(values: dict[str, Any]) -> "tuple[Plan, Path | None]":
         changes["pretrained_backbone"] = None
     resumed: Path | None = values["resume"]
     if resumed is not None:
-        if changes or any(values[name] for name in ("data", "recipe", "start", "file", "output")):
+        fixed = ("data", "masks", "val", "val_share", "groups", "skip_bad", "recipe", "start", "file", "output")
+        context = click.get_current_context()
+        if changes or any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in fixed):
             raise ConfigError(f"{resumed}: a run goes on as it began: leave the settings out, or begin another with -o")
         return plan_of(resumed), resumed
     if values["data"] is None:
@@ -196,6 +200,7 @@ def _options(values: dict[str, Any]) -> "Options":
         cache=None if values["no_cache"] else values["cache"],
         tensorboard=False if values["no_tensorboard"] else None,
         check=not values["no_check"],
+        plots=not values["no_plots"],
     )
 
 

@@ -9,35 +9,23 @@ from pathlib import Path
 import click
 import torch
 
-from birefnet._extras import require
 from birefnet.cli.data.output import counted
 from birefnet.data.batches import Stage, format_sizes
 from birefnet.data.cache import raw_bytes
 from birefnet.data.structures import Drawn
 from birefnet.errors import BiRefNetError
 from birefnet.model.count import count_cost
-from birefnet.training.estimate import (
-    Machine,
-    Memory,
-    Probe,
-    StageTime,
-    available_memory,
-    cache_bytes,
-    can_probe,
-    empty_network,
-    estimate_memory,
-    estimate_time,
-    largest_batch,
-    largest_stage,
-    measure_step,
-    savings,
-)
+from birefnet.training.available import available_memory
+from birefnet.training.fitting import largest_batch, savings
+from birefnet.training.memory import Machine, Memory, cache_bytes, estimate_memory
 from birefnet.training.parallel import Parallel
 from birefnet.training.plan import Plan
 from birefnet.training.processes import joined
 from birefnet.training.recipe import Recipe
 from birefnet.training.run import Options
 from birefnet.training.sets import Source, count
+from birefnet.training.timing import Probe, StageTime, can_probe, estimate_time, measure_step
+from birefnet.training.trial import empty_network, largest_stage
 
 _WIDTH = 13
 _LISTED_SETS = 12
@@ -72,9 +60,8 @@ def show_plan(plan: Plan, options: Options, *, probe: bool = True) -> None:
 
 
 def _show_recipe(recipe: Recipe) -> None:
-    tomli_w = require("tomli_w", extra="train")
     _title("Recipe, as recipe.toml in the folder of the run")
-    click.echo(tomli_w.dumps(recipe.to_dict()).rstrip())
+    click.echo(recipe.to_toml().rstrip())
 
 
 def _show_data(plan: Plan) -> None:

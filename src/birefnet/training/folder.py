@@ -1,14 +1,23 @@
 """The folder of a run: what is in it, how it begins, and whether a run that goes on is the same."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from birefnet._atomic import make_folder, write_whole
-from birefnet._extras import require
-from birefnet.errors import DataError
+from birefnet.errors import ConfigError, DataError, OutputError
 from birefnet.training.environment import environment
 from birefnet.training.recipe import Json, Recipe, differences, read_file
 from birefnet.training.sets import Choice, Sets
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 CHECKPOINT = "checkpoint.pt"
 """All that a run needs to go on."""
@@ -24,6 +33,44 @@ DATA = "data.json"
 ENVIRONMENT = "environment.json"
 
 
+def check_vacant(run: Path) -> None:
+    """See that a run may begin in a folder: there is none, it is empty, or a run had begun there.
+
+    Raises:
+        OutputError: it holds files that are not of a run, or is a file itself.
+    """
+    if not run.exists():
+        return
+    if not run.is_dir():
+        raise OutputError(f"{run}: is a file: name a folder for the run")
+    names = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+    if names and RECIPE not in names:
+        raise OutputError(f"{run}: holds files that are not of a run, such as {names[0]}: name another folder")
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder, for as long as the context lasts.
+
+    Raises:
+        OutputError: another one does already.
+    """
+    if fcntl is None:
+        yield  # a system without such locks
+        return
+    place = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{run}: another process trains in this folder: wait for it or stop it") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(place)
+
+
 def begin(run: Path, recipe: Recipe, data: Json) -> None:
     """Make the folder of a run and write down what it will do, on what and where.
 
@@ -31,8 +78,7 @@ def begin(run: Path, recipe: Recipe, data: Json) -> None:
         OutputError: the folder or a file cannot be written.
     """
     make_folder(run, "name another run folder")
-    tomli_w = require("tomli_w", extra="train")
-    write_whole(run / RECIPE, tomli_w.dumps(recipe.to_dict()).encode())
+    write_whole(run / RECIPE, recipe.to_toml().encode())
     _write_json(run / DATA, data)
     _write_json(run / ENVIRONMENT, environment())
 
@@ -78,6 +124,8 @@ def read_recipe(run: Path) -> Recipe:
     Raises:
         ConfigError: the file is missing or damaged.
     """
+    if not (run / RECIPE).exists():
+        raise ConfigError(f"{run}: is not the folder of a run: it has no {RECIPE}")
     return Recipe.from_dict(read_file(run / RECIPE))
 
 

@@ -1,16 +1,16 @@
 """What a run is to do, put together from what is asked for before anything is written or trained."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from birefnet.config import InputSpec
 from birefnet.data.batches import parse_sizes
-from birefnet.errors import ConfigError
+from birefnet.errors import ConfigError, DataError
 from birefnet.model import BiRefNet
-from birefnet.training.folder import CHECKPOINT, read_data, read_recipe
-from birefnet.training.recipe import Json, Recipe, changed, differences, read_file
+from birefnet.training.folder import CHECKPOINT, DATA, read_data, read_recipe
+from birefnet.training.recipe import NOTHING, Json, Recipe, changed, differences, read_file
 from birefnet.training.recipes import Basis, make_recipe
 from birefnet.training.sets import Choice, Sets, count, find_sets
 
@@ -62,22 +62,23 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
     Raises:
         BiRefNetError: something asked for does not exist or is impossible.
     """
-    sets = find_sets(choice)
     written = read_file(asked.file) if asked.file else {}
-    start = asked.start or written.get("start")
-    own_network = any(name.startswith(("model", "pretrained_backbone")) for name in (*asked.changes, *written))
-    if start is None and asked.recipe in (None, DEFAULT) and not asked.file and not own_network:
-        start = "nano"  # fine-tuning starts from something
+    seed = asked.changes.get("seed", written.get("seed", choice.seed))
+    choice = replace(choice, seed=seed if isinstance(seed, int) else choice.seed)
+    sets = find_sets(choice)
+    name = asked.recipe or str(written.get("name", DEFAULT))
+    start = _start(asked, written, name)
     network = BiRefNet.from_pretrained(start) if start else None
-    batch = asked.changes.get("data.batch", written.get("data", {}).get("batch"))
+    section = written.get("data")
+    batch = asked.changes.get("data.batch", section.get("batch") if isinstance(section, dict) else None)
     basis = Basis(
         count(sets.train),
         None if network is None else network.config,
         None if network is None else network.input_spec.size,
         batch if isinstance(batch, int) and batch > 0 else None,
     )
-    recipe = make_recipe(asked.recipe or str(written.get("name", DEFAULT)), basis)
-    recipe = changed(recipe, {**written, **({"start": start} if start else {}), **asked.changes})
+    # One after the other: a length that is typed takes the place of the file's.
+    recipe = changed(changed(make_recipe(name, basis), written), {"start": start, **asked.changes})
     if network is not None and network.config != recipe.model:
         lines = differences(network.config.to_dict(), recipe.model.to_dict())
         raise ConfigError(f"{start}: its network is another one than asked for ({'; '.join(lines)})")
@@ -89,6 +90,21 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
     return Plan(recipe, choice, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)
 
 
+def _start(asked: Asked, written: Json, name: str) -> str | None:
+    """Tell the weights that a run starts from: those that are named, or for fine-tuning the bundled ones."""
+    named = asked.start or written.get("start")
+    if named is not None and named != NOTHING:
+        return str(named)
+    if name != DEFAULT:
+        return None
+    if any(field.split(".")[0] in ("model", "pretrained_backbone") for field in (*asked.changes, *written)):
+        raise ConfigError(
+            "fine-tuning starts from trained weights, whose network is what it is: name them with --from, or train "
+            "another network from nothing with --recipe nano or one of the published recipes"
+        )
+    return "nano"
+
+
 def plan_of(run: Path) -> Plan:
     """Read the plan of a run that has begun.
 
@@ -96,8 +112,12 @@ def plan_of(run: Path) -> Plan:
         BiRefNetError: a file of the run is damaged, or its photos are no longer there.
     """
     recipe, data = read_recipe(run), read_data(run)
-    choice = Choice.from_json(data["asked"])
+    try:
+        choice = Choice.from_json(data["asked"])
+        spec = InputSpec.from_dict(data["input_spec"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{run / DATA}: was changed and does not say what the run asked for ({error})") from error
     # The checkpoint of a run holds all weights: what it once started from may be gone.
     fresh = recipe.start is not None and not (run / CHECKPOINT).exists()
     network = BiRefNet.from_pretrained(recipe.start) if fresh and recipe.start else None
-    return Plan(recipe, choice, find_sets(choice), InputSpec.from_dict(data["input_spec"]), network)
+    return Plan(recipe, choice, find_sets(choice), spec, network)

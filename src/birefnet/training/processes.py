@@ -8,6 +8,8 @@ Each finds its place and its device by the environment; the message of one that 
 import ctypes
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +58,9 @@ def joined(device: str = "auto", strategy: str = "ddp", timeout_s: float = _TIME
         # The others must not wait for what will not come: closed connections tell them at once.
         group.abort()
         if isinstance(error, RuntimeError) and _tells_of_loss(error):
+            if threading.current_thread() is threading.main_thread():
+                # torchrun ends what is left of the job with it: what was lost is said first.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise LostProcessError(_lost(rank, parallel.doing, error)) from error
         raise
     finally:

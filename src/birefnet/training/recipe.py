@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from birefnet._extras import require
 from birefnet.config import ModelConfig, unknown_name
 from birefnet.data.batches import DataRecipe, parse_sizes
 from birefnet.errors import ConfigError
@@ -28,6 +29,12 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 RESOLUTIONS = typing.get_args(Resolution)
 
 Json = dict[str, Any]
+
+NOTHING = "none"
+"""What stands in a file, and is typed, for an optional field that is not set."""
+
+# Which fields are told in a file even where they are not set, as the recipe of that name may set them.
+_OPTIONAL = (("start",), ("pretrained_backbone",), ("lora",), ("data", "dynamic"))
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,23 @@ class Recipe:
         plain: Json = _without_none(json.loads(json.dumps(dataclasses.asdict(self))))
         return plain
 
+    def to_toml(self) -> str:
+        """Write all fields as TOML, which gives the same recipe whatever the recipe of its name sets.
+
+        Raises:
+            MissingExtraError: tomli-w is not installed.
+        """
+        values = self.to_dict()
+        for *sections, last in _OPTIONAL:
+            target = values
+            for section in sections:
+                target = target[section]
+            target.setdefault(last, NOTHING)
+        # TOML has single values before sections.
+        ordered = dict(sorted(values.items(), key=lambda item: isinstance(item[1], dict)))
+        text: str = require("tomli_w", extra="train").dumps(ordered)
+        return text
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Build from nested mappings; missing fields keep their defaults.
@@ -203,7 +227,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         target = values
         for section in sections:
             target = target.setdefault(section, {})
-            if not isinstance(target, dict):
+            if target == NOTHING or not isinstance(target, dict):
                 raise ConfigError(f"{name}: {section} has no fields")
         if value is None:
             target.pop(last, None)
@@ -254,7 +278,7 @@ def differences(first: Json, second: Json, above: str = "") -> list[str]:
 
 
 def _value(text: str) -> Any:
-    if text.lower() == "none":
+    if text.lower() == NOTHING:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -298,6 +322,8 @@ def _cast(kind: Any, value: Any, name: str) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         kind = str
     if isinstance(kind, types.UnionType):
+        if value == NOTHING:
+            return None
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
     if dataclasses.is_dataclass(kind):
         assert isinstance(kind, type)

@@ -1,6 +1,8 @@
 """A training run from the first look at the photos to the model card: what `birefnet train` does."""
 
 import ctypes
+import math
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,17 +13,18 @@ from typing import Protocol
 
 import torch
 
+from birefnet.classes import DIS5K_CLASSES
 from birefnet.data.augment import NONE
 from birefnet.data.batches import Batches, DataRecipe, parse_sizes
 from birefnet.data.compose import Composition
-from birefnet.data.loader import feed
+from birefnet.data.loader import Feed, feed
 from birefnet.data.photos import Photos, open_photos
 from birefnet.data.structures import Drawn
 from birefnet.errors import ConfigError, MissingExtraError
 from birefnet.model import BiRefNet
 from birefnet.training.card import write_card
 from birefnet.training.environment import environment
-from birefnet.training.folder import BEST, CHECKPOINT, WEIGHTS, as_begun, begin, read_data
+from birefnet.training.folder import BEST, CHECKPOINT, WEIGHTS, alone_in, as_begun, begin, check_vacant, read_data
 from birefnet.training.log import Line, Log
 from birefnet.training.loop import Between, Ending, position, run_loop
 from birefnet.training.lora import add_lora
@@ -30,6 +33,7 @@ from birefnet.training.parallel import Parallel
 from birefnet.training.plan import Plan
 from birefnet.training.plot import plot
 from birefnet.training.processes import joined
+from birefnet.training.recipe import Recipe
 from birefnet.training.samples import ranked, save_samples
 from birefnet.training.savings import checkpoint_activations, compile_or_not, freeze
 from birefnet.training.sets import Source, check_sets
@@ -52,6 +56,7 @@ class Options:
         max_seconds: stop cleanly after this time, None for never.
         tensorboard: write for TensorBoard, None for "if it is installed".
         check: look at every photo before the first step.
+        plots: draw curves and masks at the end; `birefnet train plot` does it too.
     """
 
     device: str = "auto"
@@ -64,6 +69,7 @@ class Options:
     max_seconds: float | None = None
     tensorboard: bool | None = None
     check: bool = True
+    plots: bool = True
 
 
 class Listener(Protocol):
@@ -124,16 +130,39 @@ def train(
     started = time.monotonic()
     with joined(options.device, options.strategy) as parallel, ExitStack() as stack:
         listener = listener if parallel.main else Silent()
+        _check_shares(plan.recipe, parallel)
         resumed = parallel.any(parallel.main and (run / CHECKPOINT).exists())
+        if parallel.main and resumed:
+            stack.enter_context(alone_in(run))
         plan = _prepare(plan, run, parallel, options, listener, resumed=resumed)
+        if parallel.main and not resumed:
+            stack.enter_context(alone_in(run))
         session = _start(plan, parallel, options, listener, resumed=resumed)
         if resumed:
             session.load_checkpoint(run / CHECKPOINT)
             listener.note(f"the run goes on at step {session.progress.step}")
             listener.resume(run)
-        photos = _open(plan.sets.train, plan.recipe.data, options, parallel, listener)
-        batches = _batches(plan, photos, parallel)
-        session.photos = len(photos)
+        if 0 < plan.recipe.validation.patience <= session.progress.without_better:
+            return "no-better"  # that was its end already
+        ending = _carry_on(session, plan, run, options, listener, started, resumed=resumed)
+        session.save_weights(run / WEIGHTS)
+        if parallel.main:
+            if options.plots:
+                _draw(run, listener)
+            _describe(run, plan, session)
+    return ending
+
+
+def _carry_on(
+    session: Session, plan: Plan, run: Path, options: Options, listener: Listener, started: float, *, resumed: bool
+) -> Ending:
+    """Open photos and log, and take the steps that are left."""
+    parallel = session.parallel
+    photos = _open(plan.sets.train, plan.recipe.data, options, parallel, listener)
+    _check_classes(photos, plan.recipe)
+    session.photos = len(photos)
+    batches = _batches(plan, photos, options, parallel)
+    with ExitStack() as stack:
         log = None
         if parallel.main:
             resumed_at = session.progress.step if resumed else None
@@ -143,27 +172,46 @@ def train(
         validator = _validator(plan, options, parallel, listener)
         between = Between(
             run / CHECKPOINT,
-            _Validation(session, batches, validator, run, log) if validator else None,
+            _Validation(session, batches, validator, run, log, listener) if validator else None,
             plan.recipe.validation.every * len(photos),
             options.log_every,
             options.save_seconds,
             None if options.max_seconds is None else started + options.max_seconds,
         )
-        ending = run_loop(
-            session, batches, lambda step: feed(batches, step, parallel.device, workers=options.workers), log, between
+
+        def feed_from(step: int) -> Feed:
+            return feed(batches, step, parallel.device, workers=options.workers)
+
+        return run_loop(session, batches, feed_from, log, between)
+
+
+def _check_shares(recipe: Recipe, parallel: Parallel) -> None:
+    parts = parallel.world * recipe.memory.accumulate
+    if recipe.data.batch % parts:
+        raise ConfigError(
+            f"a batch of {recipe.data.batch} cannot be shared by {parallel.world} processes in "
+            f"{recipe.memory.accumulate} parts each (memory.accumulate): make it a multiple of {parts}"
         )
-        session.save_weights(run / WEIGHTS)
-        if parallel.main:
-            _describe(run, plan, session, listener)
-    return ending
 
 
-def _describe(run: Path, plan: Plan, session: Session, listener: Listener) -> None:
-    """Draw the run's curves and masks, and draft a model card."""
+def _check_classes(photos: Photos, recipe: Recipe) -> None:
+    highest = max((category for category in photos.categories if category is not None), default=-1)
+    if recipe.model.classes and highest >= recipe.model.classes:
+        raise ConfigError(
+            f"a photo is of class {highest}, beyond the {recipe.model.classes} of model.classes: "
+            f"DIS5K has {len(DIS5K_CLASSES)}"
+        )
+
+
+def _draw(run: Path, listener: Listener) -> None:
     try:
         plot(run)
     except MissingExtraError as error:  # not worth losing a training for
         listener.note(f"no curves are drawn: {error}")
+
+
+def _describe(run: Path, plan: Plan, session: Session) -> None:
+    """Draft a model card."""
     data = {**read_data(run), "share": plan.choice.share if plan.choice.val is None else None}
     write_card(
         run,
@@ -172,12 +220,20 @@ def _describe(run: Path, plan: Plan, session: Session, listener: Listener) -> No
         machine=environment(),
         parameters=sum(parameter.numel() for parameter in session.model.parameters()),
         weights=BEST if (run / BEST).exists() else WEIGHTS,
-        resume=f"birefnet train --resume {run.name}",
+        resume=f"birefnet train --resume {shlex.quote(run.name)}",
     )
 
 
-def _batches(plan: Plan, photos: Photos, parallel: Parallel) -> Batches:
+def _on_device(source: Source, recipe: DataRecipe, options: Options) -> bool:
+    """Whether batches are made where the network is: from packs that are there, not from files or drawings."""
+    if options.workers is not None:
+        return options.workers == 0
+    return isinstance(source, Path) or not (isinstance(source, Drawn) or options.cache is None or recipe.dynamic)
+
+
+def _batches(plan: Plan, photos: Photos, options: Options, parallel: Parallel) -> Batches:
     recipe = plan.recipe
+    here = _on_device(plan.sets.train, recipe.data, options)
     return Batches(
         photos,
         recipe.data,
@@ -187,7 +243,7 @@ def _batches(plan: Plan, photos: Photos, parallel: Parallel) -> Batches:
         std=plan.input_spec.std,
         rank=parallel.rank,
         world=parallel.world,
-        device=parallel.device,
+        device=parallel.device if here else torch.device("cpu"),
     )
 
 
@@ -200,13 +256,16 @@ class _Validation:
     validator: Validator
     run: Path
     log: Log | None
+    listener: Listener
 
     def __call__(self) -> bool:
         session, recipe = self.session, self.session.recipe.validation
         progress = session.progress
         measured = self.validator.measure(session)
         value = measured.values[recipe.metric]
-        better = progress.best is None or recipe.better_is * (value - progress.best) > 0
+        better = math.isfinite(value) and (progress.best is None or recipe.better_is * (value - progress.best) > 0)
+        if not math.isfinite(value):
+            self.listener.note(f"step {progress.step}: {recipe.metric} is not finite: the network has diverged")
         if better:
             progress.best, progress.best_step, progress.without_better = value, progress.step, 0
             session.save_weights(self.run / BEST)
@@ -227,6 +286,7 @@ def _prepare(plan: Plan, run: Path, parallel: Parallel, options: Options, listen
     if parallel.main and resumed:
         sets = as_begun(run, sets, plan.choice)
     elif parallel.main:
+        check_vacant(run)
         if options.check:
             sets = check_sets(sets, plan.choice, listener.work)
         begin(run, plan.recipe, {**sets.to_json(plan.choice), "input_spec": plan.input_spec.to_dict()})
@@ -260,7 +320,8 @@ def _start(plan: Plan, parallel: Parallel, options: Options, listener: Listener,
         add_lora(model, recipe.lora)
     if recipe.freeze:
         freeze(model, recipe.freeze)
-    layout = torch.channels_last if recipe.memory.channels_last else torch.contiguous_format
+    sharded = options.strategy == "fsdp" and parallel.world > 1  # which shards of no other layout can be made
+    layout = torch.channels_last if recipe.memory.channels_last and not sharded else torch.contiguous_format
     model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     if recipe.memory.checkpoint:
         checkpoint_activations(model)
@@ -286,7 +347,8 @@ def _validator(plan: Plan, options: Options, parallel: Parallel, listener: Liste
     if source is None:
         return None
     height, width = plan.input_spec.size
-    recipe = replace(plan.recipe.data, sizes=f"{height}x{width}", augmentation=NONE, composition=Composition())
+    sizes = f"{height}x{width}"
+    recipe = replace(plan.recipe.data, sizes=sizes, dynamic=None, augmentation=NONE, composition=Composition())
     photos = _open(source, recipe, options, parallel, listener)
     return Validator(photos, source if isinstance(source, tuple) else None, (height, width))
 
@@ -312,7 +374,7 @@ def _open(source: Source, recipe: DataRecipe, options: Options, parallel: Parall
                 cache=options.cache,
                 headroom=recipe.augmentation.headroom,
                 soft=recipe.soft,
-                device=parallel.device,
+                device=parallel.device if _on_device(source, recipe, options) else None,
                 advance=advance,
             )
 

@@ -1,6 +1,7 @@
 """What a training run need not keep, move or interpret: activations, weights that are good as they are, Python."""
 
 import difflib
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,12 +11,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from birefnet.errors import BiRefNetError, ConfigError
+from birefnet.errors import ConfigError
 from birefnet.model import BiRefNet, TrainOutput
 from birefnet.training.blocks import blocks_of
 from birefnet.training.parallel import TrainStep
+
+# Times that a part is run each way, compiled or not; the quickest counts.
+_LAPS = 3
+
+# Above the number of parts and sizes of any run: what is compiled for them shares a limit.
+_PARTS = 1000
 
 
 def checkpoint_activations(model: BiRefNet) -> int:
@@ -142,69 +150,195 @@ def _held(kind: Any) -> Any:
 
 
 def compile_or_not(
-    wrapped: nn.Module, report: Callable[[str], None], *, backend: str | Callable[..., Any] = "inductor"
+    wrapped: nn.Module,
+    report: Callable[[str], None],
+    *,
+    backend: str | Callable[..., Any] = "inductor",
+    limit: float = 600.0,
+    gain: float = 1.05,
 ) -> nn.Module:
-    """Let torch.compile fuse the network's training pass where it can, and go on without it where it cannot.
+    """Let torch.compile make those blocks of a transformer backbone quicker that it can, and leave alone all else.
 
-    What can fail differs between machines (no C++ compiler, an operation that is not supported), so the first pass of
-    every size is tried forward and backward before it counts; statistics and random numbers are then put back. In a
-    run of several processes all of them must be able to compile, or none.
+    Compiled as a whole, the smallest network takes inductor minutes on a CPU and is no quicker afterwards; the
+    decoder's deformable convolutions, which go by chunks of pixels, take longest. So each block of the backbone is
+    compiled by itself, when a batch of a new size first reaches it, and tried forward and backward against the block
+    as it is; random numbers are then put back. Compiling one block cannot be interrupted: whether the time is up is
+    looked at before each. What fails, such as for lack of a C++ compiler, ends the attempts.
+
+    Blocks that are recomputed (`checkpoint_activations`) or sharded stay as they are, and so do those with batch norm:
+    the backbone runs twice a step, and compiled code writes the running statistics in a way that autograd takes for a
+    change of what the other run has saved. Without them no block waits for other processes either, so that each
+    process can choose for itself.
 
     Args:
         wrapped: what `Parallel.wrap` has returned; it is changed in place.
-        report: called with one line if compiling fails.
+        report: called with a line before blocks are compiled and one that says what came of it.
         backend: what torch.compile generates code with.
+        limit: seconds of a run after which no further block is compiled.
+        gain: how many times quicker a block must become to be used compiled; 0 uses all that compile.
 
     Returns:
         The same module.
     """
-    for part in wrapped.modules():
-        if isinstance(part, TrainStep):
-            part.run = _Attempt(part.model, report, backend)
+    for step in [part for part in wrapped.modules() if isinstance(part, TrainStep)]:
+        blocks = _compilable(step.model)
+        if not blocks:
+            report(
+                "torch.compile is left out: it is for blocks of a backbone without batch norm, neither recomputed "
+                "(memory.checkpoint) nor sharded (--strategy fsdp)"
+            )
+            continue
+        compiler = _Compiler(report, backend, limit, gain)
+        for block in blocks:
+            kind: Any = type(block)
+            block.__class__ = _compiled(kind)
+            vars(block)["choice"] = _Choice(compiler)
+        step.run = partial(compiler.run, step.model)
     return wrapped
 
 
-class _Attempt:
-    """The network's training pass, compiled until that fails."""
+def _compilable(model: BiRefNet) -> list[nn.Module]:
+    if isinstance(model, FSDPModule):
+        return []
+    return [
+        block
+        for name, block in blocks_of(model).items()
+        if name.startswith("encoder.backbone")
+        and not isinstance(block, _Recomputed)
+        and not any(isinstance(part, nn.BatchNorm2d) for part in block.modules())
+    ]
 
-    def __init__(self, model: BiRefNet, report: Callable[[str], None], backend: str | Callable[..., Any]) -> None:
-        self.model = model
+
+class _Compiled(nn.Module):
+    """Mixed into a module's class: run it in training as its `choice` says."""
+
+    choice: "_Choice"
+
+    def forward(self, *args: Any) -> Any:
+        if not torch.is_grad_enabled():  # validation has sizes of its own, and little of the time
+            return super().forward(*args)
+        return self.choice.run(self, super().forward, args)
+
+
+@cache
+def _compiled(kind: Any) -> Any:
+    return type(f"Compiled{kind.__name__}", (_Compiled, kind), {})
+
+
+class _Compiler:
+    """What the parts of a network share: how they are compiled, and what came of it."""
+
+    def __init__(
+        self, report: Callable[[str], None], backend: str | Callable[..., Any], limit: float, gain: float
+    ) -> None:
         self.report = report
-        self.compiled: Callable[[Tensor], TrainOutput] | None = torch.compile(model.forward_train, backend=backend)
-        self.tried: set[tuple[torch.Size, torch.dtype, bool]] = set()
+        self.backend = backend
+        self.limit = limit
+        self.gain = gain
+        self.seconds = 0.0
+        self.tried = self.quicker = 0
+        self.failure: Exception | None = None
+        self.sizes: set[tuple[torch.Size, torch.dtype]] = set()
 
-    def __call__(self, images: Tensor) -> TrainOutput:
-        case = (images.shape, images.dtype, torch.is_grad_enabled())
-        if self.compiled is not None and case not in self.tried:
-            self.tried.add(case)
-            self._try(self.compiled, images)
-        return self.model.forward_train(images) if self.compiled is None else self.compiled(images)
+    @property
+    def done(self) -> bool:
+        """Whether no further part is to be compiled."""
+        return self.failure is not None or self.seconds >= self.limit
 
-    def _try(self, compiled: Callable[[Tensor], TrainOutput], images: Tensor) -> None:
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        devices = [images.device] if images.device.type == "cuda" else []
+    def run(self, model: BiRefNet, images: Tensor) -> TrainOutput:
+        """The network's training pass, with lines around the first of a size.  (B, 3, H, W) -> `TrainOutput`."""
+        size = (images.shape, images.dtype)
+        if self.done or size in self.sizes or not torch.is_grad_enabled():
+            return model.forward_train(images)
+        self.sizes.add(size)
+        self.tried = self.quicker = 0
+        before = self.seconds
+        named = f"{images.shape[0]} photos of {images.shape[2]} x {images.shape[3]}"
+        self.report(
+            f"torch.compile: compiling the backbone for {named}; this can take minutes, and is given up after "
+            f"{self.limit - before:.0f} s"
+        )
+        output = model.forward_train(images)
+        if self.failure is not None:
+            reason = f"{type(self.failure).__name__}: {' '.join(str(self.failure).split())[:200]}"
+            self.report(f"torch.compile does not work here, training goes on without: {reason}")
+        elif self.tried:
+            self.report(
+                f"torch.compile: {self.quicker} of a step's {self.tried} block runs are quicker compiled and done so, "
+                f"after {self.seconds - before:.0f} s{'; the time for it is up' if self.done else ''}"
+            )
+        return output
+
+
+class _Choice:
+    """How a part is run for what it is given: as it is or compiled."""
+
+    def __init__(self, compiler: _Compiler) -> None:
+        self.compiler = compiler
+        self.ways: dict[Any, Callable[..., Any] | None] = {}
+
+    def run(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a part, whose own way is `forward`."""
+        case = (torch.is_autocast_enabled(_device(args).type), *(_described(leaf) for leaf in tree_leaves(args)))
+        if case not in self.ways and not self.compiler.done:
+            self.ways[case] = self._chosen(module, forward, args)
+        compiled = self.ways.get(case)
+        if compiled is None:
+            return forward(*args)
+        # Nothing is compiled later on, behind the time limit.
+        with torch.compiler.set_stance("eager_on_recompile"):
+            return compiled(*args)
+
+    def _chosen(
+        self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Callable[..., Any] | None:
+        """Compile a part and try it, and give it back if it is quicker."""
+        compiler = self.compiler
+
+        def part(*inputs: Any) -> Any:  # of this file, since what PyTorch itself holds would not be compiled as one
+            return forward(*inputs)
+
+        compiled: Callable[..., Any] = torch.compile(part, backend=compiler.backend, dynamic=False)
+        device = _device(args)
+        weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        begun = time.perf_counter()
+        quicker = False
         try:
-            with torch.random.fork_rng(devices), warnings.catch_warnings():
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                warnings.catch_warnings(),
+                torch._dynamo.config.patch(recompile_limit=_PARTS, accumulated_recompile_limit=_PARTS),
+            ):
                 warnings.simplefilter("ignore")  # the compiler looks at everything, deprecated things too
-                output = compiled(images)
-                self._differentiate(output)
-        except BiRefNetError:
-            raise  # the network itself refuses the images
+                _lap(compiled, args, weights)
+                own, new = (min(_lap(way, args, weights) for _ in range(_LAPS)) for way in (forward, compiled))
+                quicker = new * compiler.gain <= own
         except Exception as error:  # each stage of the compiler has its own errors
-            self.compiled = None
-            reason = " ".join(str(error).split())[:200]
-            self.report(f"torch.compile does not work here, training goes on without: {type(error).__name__}: {reason}")
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            compiler.failure = error
+        compiler.seconds += time.perf_counter() - begun
+        compiler.tried += 1
+        compiler.quicker += quicker
+        return compiled if quicker else None
 
-    def _differentiate(self, output: TrainOutput) -> None:
-        """Go backward without leaving gradients: what is compiled for that may fail by itself."""
-        # Sharded parameters are gathered and freed by hooks that must see each pass as a whole.
-        if isinstance(self.model, FSDPModule) or not output.logits.requires_grad:
-            return
-        total = output.logits.float().mean()
-        for logits in (*output.side_logits, *output.gradient_logits, *output.earlier_logits):
-            total = total + logits.float().mean()
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        torch.autograd.grad(total, trained, allow_unused=True)
+
+def _lap(way: Callable[..., Any], args: tuple[Any, ...], weights: Sequence[Tensor]) -> float:
+    """Go forward and backward through a part, without leaving gradients, and tell the seconds."""
+    device = _device(args)
+    copies = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
+    wanted = [x for x in copies if isinstance(x, Tensor) and x.requires_grad] + list(weights)
+    begun = time.perf_counter()
+    results = [leaf for leaf in tree_leaves(way(*copies)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if results and wanted:
+        torch.autograd.grad(results, wanted, [torch.ones_like(leaf) for leaf in results], allow_unused=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+def _device(args: tuple[Any, ...]) -> torch.device:
+    return next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+
+
+def _described(leaf: Any) -> Any:
+    """All that what is compiled may depend on."""
+    return (leaf.shape, leaf.stride(), leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

@@ -86,13 +86,13 @@ class Sets:
 
     def to_json(self, choice: Choice) -> Json:
         """What a run remembers of its data: what was asked for, and enough to tell whether it is still the same."""
-        asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(choice).items()}
+        asked = vars(choice) | {name: _absolute(getattr(choice, name)) for name in ("data", "masks", "val")}
         return {
             "asked": asked,
             "train": _facts(self.train),
             "validation": None if self.validation is None else _facts(self.validation),
             "notes": list(self.notes),
-            "left_out": list(self.left_out),
+            "left_out": [_absolute(file) for file in self.left_out],
         }
 
 
@@ -174,6 +174,13 @@ def _find(spec: str, masks: Path | None) -> tuple[Source, tuple[Problem, ...], t
     return found.pairs, found.problems, found.notes
 
 
+def _absolute(spec: str | Path | None) -> str | None:
+    """Make a path that is found from any folder; drawn photos are no path."""
+    if spec is None or (isinstance(spec, str) and Drawn.from_spec(spec) is not None):
+        return spec if spec is None else str(spec)
+    return str(Path(spec).absolute())
+
+
 def _facts(source: Source) -> Json:
     if isinstance(source, Drawn):
         return {"drawn": len(source), "seed": source.seed}
@@ -194,7 +201,8 @@ def _digest(lines: list[str]) -> str:
 def _without(source: Source | None, bad: frozenset[str]) -> Source | None:
     if not isinstance(source, tuple):
         return source
-    return tuple(pair for pair in source if not {str(pair.image), str(pair.mask)} & bad)
+    bad = frozenset(str(_absolute(file)) for file in bad)
+    return tuple(pair for pair in source if not {_absolute(pair.image), _absolute(pair.mask)} & bad)
 
 
 def _listed(problems: list[Problem]) -> str:

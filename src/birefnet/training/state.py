@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from birefnet._atomic import atomic_path
 from birefnet.config import InputSpec
-from birefnet.errors import ConfigError, DataError, OutputError
+from birefnet.errors import ConfigError, DataError, OutputError, first_line
 from birefnet.model import BiRefNet
 from birefnet.training.lora import merged_state
 from birefnet.training.parallel import Parallel, local
@@ -71,6 +72,9 @@ class Average:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
+        for part in model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # after a forward pass the outermost part is left whole
         for name, value in _floating(model).items():
             current, averaged = local(value.detach()), local(self.values[name])
             kept = current.clone()  # one tensor at a time: no room for a third copy of all is needed
@@ -151,7 +155,7 @@ class Session:
             try:
                 torch.save(content, temporary)
             except RuntimeError as error:  # torch's own writer reports a full disk so
-                raise OutputError(f"{path}: cannot be written ({error})") from error
+                raise OutputError(f"{path}: cannot be written, is the disk full? ({first_line(error)})") from error
 
     def load_checkpoint(self, path: Path) -> None:
         """Put the run back to where its checkpoint was written.

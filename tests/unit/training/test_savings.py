@@ -140,46 +140,105 @@ def test_wrong_names_are_listed_with_near_ones() -> None:
         freeze(build(), ["encoder", "decoder"])
 
 
-@pytest.mark.slow
-def test_compiling_gives_the_same_and_counts_the_batch_once() -> None:
+def compiled_and_plain(lines: list[str], backbone: str = "dino_v3_s", **options: Any) -> tuple[TrainStep, BiRefNet]:
     torch._dynamo.reset()
-    lines: list[str] = []
-    model, plain = tiny_model().train(), tiny_model().train()
-    step = compile_or_not(TrainStep(model), lines.append, backend="eager")
-    images = torch.randn(2, 3, 64, 64)
+    plain = build(backbone=backbone)
+    step = TrainStep(copy.deepcopy(plain))
+    assert compile_or_not(step, lines.append, **options) is step
+    return step, plain
+
+
+def check_alike(step: TrainStep, plain: BiRefNet, size: int = 64) -> None:
+    """Outputs, gradients and running statistics."""
+    images = torch.randn(2, 3, size, size)
     torch.manual_seed(3)
-    found = step(images)
+    found = step(images).logits
     torch.manual_seed(3)
-    torch.testing.assert_close(found.logits, plain.forward_train(images).logits)
-    assert not lines
+    expected = TrainStep(plain)(images).logits
+    torch.testing.assert_close(found, expected)
+    found.square().mean().backward()
+    expected.square().mean().backward()
+    for own, other in zip(step.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, atol=1e-5, rtol=1e-3)
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value)
+        torch.testing.assert_close(step.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "blocks"),
+    [
+        ("dino_v3_s", 12),
+        pytest.param("swin_v1_t", 12, marks=pytest.mark.slow),
+        pytest.param("pvt_v2_b0", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_compiling_gives_the_same(backbone: str, blocks: int) -> None:
+    lines: list[str] = []
+    step, plain = compiled_and_plain(lines, backbone, backend="aot_eager", gain=0.0)
+    for _ in range(2):
+        check_alike(step, plain)
+    assert len(lines) == 2
+    assert "compiling the backbone for 2 photos of 64 x 64" in lines[0]
+    assert f"{2 * blocks} of a step's {2 * blocks} block runs" in lines[1]  # the backbone runs at two sizes
+    with torch.no_grad():
+        step(torch.randn(2, 3, 96, 96))
+    assert len(lines) == 2
+
+
+def test_parts_that_are_no_quicker_run_as_they_are() -> None:
+    lines: list[str] = []
+    step, plain = compiled_and_plain(lines, backend="eager", gain=1e9)
+    check_alike(step, plain)
+    assert "0 of a step's 24 block runs" in lines[1]
+
+
+def test_compiling_ends_when_the_time_is_up() -> None:
+    lines: list[str] = []
+    step, plain = compiled_and_plain(lines, backend="eager", limit=1e-6)
+    for size in (64, 96):
+        check_alike(step, plain, size)
+    assert len(lines) == 2
+    assert lines[1].endswith("the time for it is up")
+    assert "step's 1 block runs" in lines[1]
+
+
+def test_some_blocks_can_be_compiled_and_some_not() -> None:
+    lines: list[str] = []
+    step, plain = compiled_and_plain(lines, backend="aot_eager", gain=0.0)
+    for number, block in enumerate(blocks_of(step.model).values()):
+        if number % 3 == 0 and hasattr(block, "choice"):
+            block.choice.compiler = copy.copy(block.choice.compiler)
+            block.choice.compiler.gain = 1e9
+    for _ in range(2):
+        check_alike(step, plain)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_recomputed_parts_and_batch_norm_are_not_compiled(recompute: bool) -> None:
+    lines: list[str] = []
+    model = build(backbone="dino_v3_s") if recompute else tiny_model().train()
+    if recompute:
+        checkpoint_activations(model)
+    step = compile_or_not(TrainStep(model), lines.append, backend="eager")
+    step(torch.randn(2, 3, 64, 64))
+    assert len(lines) == 1
+    assert "torch.compile is left out" in lines[0]
 
 
 def test_what_does_not_compile_runs_all_the_same() -> None:
     def broken(_graph: Any, _inputs: Any) -> Any:
         raise RuntimeError("no compiler found\nand a long story")
 
-    torch._dynamo.reset()
     lines: list[str] = []
-    model, plain = tiny_model().train(), tiny_model().train()
-    step = compile_or_not(TrainStep(model), lines.append, backend=broken)
-    images = torch.randn(2, 3, 64, 64)
+    step, plain = compiled_and_plain(lines, backend=broken)
     for _ in range(2):
-        torch.manual_seed(3)
-        found = step(images)
-        torch.manual_seed(3)
-        assert torch.equal(found.logits, plain.forward_train(images).logits)
-    assert len(lines) == 1
-    assert "\n" not in lines[0]
-    assert "no compiler found" in lines[0]
-    for name, value in plain.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value)
+        check_alike(step, plain)
+    assert len(lines) == 2
+    assert "\n" not in lines[1]
+    assert "no compiler found" in lines[1]
 
 
 def test_a_wrong_image_is_no_fault_of_the_compiler() -> None:
-    torch._dynamo.reset()
-    lines: list[str] = []
-    step = compile_or_not(TrainStep(tiny_model().train()), lines.append, backend="eager")
+    step, _ = compiled_and_plain([], backend="eager")
     with pytest.raises(InputError):
         step(torch.randn(2, 3, 60, 64))

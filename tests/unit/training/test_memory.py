@@ -1,4 +1,4 @@
-"""What a training takes, told beforehand, against what it takes."""
+"""What memory a training takes, told beforehand, against what it takes."""
 
 import json
 import subprocess
@@ -16,29 +16,16 @@ from birefnet.data.batches import DataRecipe
 from birefnet.errors import ConfigError, InputError
 from birefnet.losses import LossRecipe, training_losses
 from birefnet.model import BiRefNet
-from birefnet.training import estimate
-from birefnet.training.estimate import (
-    Machine,
-    Memory,
-    Probe,
-    available_memory,
-    cache_bytes,
-    empty_network,
-    estimate_memory,
-    estimate_time,
-    largest_batch,
-    measure_step,
-    savings,
-)
+from birefnet.training.fake_step import Ledger
 from birefnet.training.lora import LoraRecipe
+from birefnet.training.memory import Machine, Memory, bytes_of, cache_bytes, estimate_memory
 from birefnet.training.optimizer import OptimizerRecipe
 from birefnet.training.parallel import TrainStep
 from birefnet.training.recipe import MemoryRecipe, Recipe
+from birefnet.training.trial import empty_network
 from support import TINY
 
-CPU = torch.device("cpu")
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "training.py"
-GIB = 2**30
 
 
 def recipe(model: ModelConfig = TINY, size: str = "96", batch: int = 8) -> Recipe:
@@ -56,7 +43,7 @@ def test_working_memory_is_that_of_a_real_step(attention: str) -> None:
     model = BiRefNet(replace(TINY, attention=attention)).train().to(memory_format=torch.channels_last)
     network = TrainStep(model)
     one = recipe(model.config, "128", 4)
-    with estimate._Ledger() as ledger:
+    with Ledger() as ledger:
         ledger.restart(0)
         for _ in range(2):
             images = torch.empty(4, 3, 128, 128).contiguous(memory_format=torch.channels_last).normal_()
@@ -65,7 +52,7 @@ def test_working_memory_is_that_of_a_real_step(attention: str) -> None:
             loss.backward()
             model.zero_grad()
             del images, target, loss
-    weights = estimate._bytes([*model.parameters(), *model.buffers()])
+    weights = bytes_of([*model.parameters(), *model.buffers()])
     memory = estimate_memory(one)
     assert memory.weights == weights
     assert memory.working == pytest.approx(ledger.peak, rel=0.03)
@@ -149,113 +136,12 @@ def test_what_cannot_be_trained_is_refused() -> None:
         estimate_memory(recipe(batch=1))
 
 
-def test_the_largest_batch_fits(plain: Memory) -> None:
-    available = plain.needed + 200_000_000
-    batch = largest_batch(recipe(), Machine(), plain, available)
-    assert batch > 8
-    there = estimate_memory(recipe(batch=batch)).needed
-    assert 0.85 * available < there < 1.1 * available
-    assert largest_batch(recipe(), Machine(), plain, 100_000_000) == 0
-
-
-@pytest.mark.slow
-def test_savings_are_found_for_what_does_not_fit() -> None:
-    found = savings(recipe(size="128"), Machine(), 640_000_000)
-    settings = [saving.settings for saving in found]
-    assert settings[:3] == [("precision=bfloat16",), ("memory.checkpoint=true",), ("memory.accumulate=4",)]
-    assert settings[-1] == ("precision=bfloat16", "memory.checkpoint=true", "memory.accumulate=4")
-    assert all(saving.batch % 4 == 0 for saving in found if "memory.accumulate=4" in saving.settings)
-    assert max(saving.batch for saving in found) > 0
-
-
-def test_holes_of_the_heap_are_used_and_merge() -> None:
-    heap = estimate._Heap()
-    a, b, c = heap.take(1000), heap.take(5000), heap.take(1000)
-    reach = heap.reach
-    heap.give(b)
-    assert heap.take(2000) == b
-    d = heap.take(2000)
-    assert b < d < c
-    assert heap.reach == reach
-    heap.take(6000)  # finds no hole
-    assert heap.reach > reach + 6000
-    for place in (a, b, d, c):
-        heap.give(place)
-    assert heap.take(7000) == a
-
-
 def test_photos_on_the_disk() -> None:
     data = DataRecipe(sizes="64:0.5,128x64:0.5", augmentation=STRONG)
     assert cache_bytes(data, 10) == 10 * 4 * (80 * 80 + 160 * 80)
     assert cache_bytes(replace(data, dynamic=(64, 128)), 10) == 0
     memory = estimate_memory(recipe(size="64"), photos=1000)
     assert memory.photos == memory.resident - memory.needed == 1000 * 4 * 64 * 64
-
-
-# --- the machine ---
-
-
-def machine(root: Path, available_gib: float, cgroup: str) -> Path:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/meminfo").write_text(f"MemTotal:  99999999 kB\nMemAvailable: {int(available_gib * 2**20)} kB\n")
-    (root / "proc/self/cgroup").write_text(cgroup)
-    return root
-
-
-def group(folder: Path, **files: object) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{content}\n")
-
-
-def test_available_memory_of_a_plain_machine(tmp_path: Path) -> None:
-    assert available_memory(CPU, machine(tmp_path, 8, "0::/user.slice\n")) == 8 * GIB
-
-
-def test_available_memory_within_control_groups(tmp_path: Path) -> None:
-    root = machine(tmp_path, 8, "0::/outer/inner\n")
-    groups = root / "sys/fs/cgroup"
-    group(groups / "outer/inner", memory__max="max", memory__current=GIB)
-    group(groups / "outer", memory__max=4 * GIB, memory__current=3 * GIB, memory__stat=f"anon 5\ninactive_file {GIB}")
-    assert available_memory(CPU, root) == 2 * GIB
-
-
-def test_available_memory_within_old_control_groups(tmp_path: Path) -> None:
-    root = machine(tmp_path, 8, "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n")
-    limits = {"memory__limit_in_bytes": 3 * GIB, "memory__usage_in_bytes": 2 * GIB}
-    group(root / "sys/fs/cgroup/memory", **limits)  # a container does not see the path of its host
-    assert available_memory(CPU, root) == GIB
-
-
-def test_available_memory_here() -> None:
-    available = available_memory(CPU)
-    assert available is None or 10_000_000 < available < 2**50
-
-
-# --- time ---
-
-
-def test_time_goes_by_the_work() -> None:
-    one = recipe(size="64:0.75,128:0.25")
-    probe = measure_step(one, CPU)
-    assert (probe.height, probe.width, probe.batch) == (128, 128, 8)
-    assert 0 < probe.seconds < 60
-    small, large = estimate_time(one, replace(probe, seconds=1.0), 800)
-    assert large.images_per_second == pytest.approx(8)
-    assert large.seconds == pytest.approx(200 / 8)
-    assert small.images_per_second == pytest.approx(4 * 8, rel=0.05)
-    shared = estimate_time(one, replace(probe, seconds=1.0), 800, world=2)
-    assert shared[1].seconds == pytest.approx(large.seconds / 2)
-
-
-def test_time_of_sizes_that_are_drawn() -> None:
-    one = recipe()
-    one = replace(one, data=replace(one.data, dynamic=(64, 128)))
-    (time,) = estimate_time(one, Probe(96, 96, 8, 10**6, 1.0), 800)
-    assert (time.stage.height, time.stage.width) == (96, 96)
-
-
-# --- against real training ---
 
 
 @pytest.mark.slow
