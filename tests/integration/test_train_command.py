@@ -158,7 +158,7 @@ def test_what_cannot_be_done_is_said_in_a_line(words: list[str], message: str, t
 def test_a_file_in_place_of_the_run_folder(tmp_path: Path, cache: list[str]) -> None:
     (tmp_path / "run").write_bytes(b"")
     output = refused("--data", "drawn:8", "-o", tmp_path / "run", *TINY, *cache)
-    assert "run: the folder cannot be made" in output
+    assert "run: is a file: name a folder for the run" in output
 
 
 def test_settings_from_a_file_and_the_command_line(tmp_path: Path, cache: list[str]) -> None:
@@ -333,7 +333,7 @@ def test_a_process_that_is_killed_ends_the_job(tmp_path: Path, cache: list[str])
 @pytest.mark.slow
 def test_shards_with_averages_and_validation(tmp_path: Path, cache: list[str]) -> None:
     words = ["--data", "drawn:12", "--samples", "16", "--log-every", "1", *TINY, "--batch", "8", "--size", "96", *cache]
-    words += ["--set", "validation.every=0.7"]
+    words += ["--set", "validation.every=0.5"]
     assert birefnet_train(*words, "-o", tmp_path / "one").exit_code == 0
     process = torchrun(*words, "--strategy", "fsdp", "-o", tmp_path / "two", folder=tmp_path)
     _, error = process.communicate(timeout=240)

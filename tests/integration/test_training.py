@@ -229,7 +229,7 @@ def test_what_is_not_finite_is_never_the_best(
 
     monkeypatch.setattr(Validator, "measure", measure)
     listener = Listener()
-    assert run_of(tmp_path, options, listener, validation__every=0.5, samples=16) == "finished"
+    assert run_of(tmp_path, options, listener, validation__every=1 / 3, samples=16) == "finished"
     assert [line["best"] for line in validation_lines(read_log(tmp_path))] == [False, True, False, True]
     assert content(tmp_path)["progress"]["best"] == 0.2
     assert sum("MAE is not finite" in note for note in listener.notes) == 2
