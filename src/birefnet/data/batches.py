@@ -242,10 +242,7 @@ class Batches:
         settings = self._recipe.composition
         if not (settings.background or settings.paste or settings.structures):
             return pixels, None
-        donors = None
-        if self._donors:
-            others = [self._donor_of(sample, index) for sample, index in zip(samples, chosen, strict=True)]
-            donors = self._photos.read(others, *size).to(self.device)
+        donors = _Candidates(self, samples, chosen, size) if self._donors else None
         return compose(pixels, donors, settings, [self._generator("compose", sample) for sample in samples])
 
     def _photo_of(self, sample: int) -> int:
@@ -260,6 +257,18 @@ class Batches:
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(_mixed(purpose, self._seed, number))
+
+
+class _Candidates:
+    """A photo for each sample of a batch whose object may be pasted on it, read only where it is."""
+
+    def __init__(self, batches: Batches, samples: Sequence[int], chosen: Sequence[int], size: Size) -> None:
+        self._batches, self._samples, self._chosen, self._size = batches, samples, chosen, size
+
+    def __getitem__(self, index: int) -> Tensor:
+        batches = self._batches
+        other = batches._donor_of(self._samples[index], self._chosen[index])
+        return batches._photos.read([other], *self._size)[0].to(batches.device)
 
 
 def _donors(photos: Photos, settings: Composition) -> list[int]:

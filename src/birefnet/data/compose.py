@@ -7,6 +7,7 @@ numbers, so that what becomes of it depends neither on its batch nor on what is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -68,8 +69,15 @@ class Composition:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
 
 
+class Donors(Protocol):
+    """Photos by their places in the batch, such as a tensor."""
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        """Give the photo of a place, uint8 (4, H, W)."""
+
+
 def compose(
-    pixels: Tensor, donors: Tensor | None, settings: Composition, generators: Sequence[torch.Generator]
+    pixels: Tensor, donors: Donors | None, settings: Composition, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
@@ -79,7 +87,8 @@ def compose(
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
-        donors: uint8 (B, 4, H, W), a candidate for each photo whose object may be pasted; None where there is none.
+        donors: a candidate for each photo whose object may be pasted, uint8 (B, 4, H, W), or what reads it when it is
+            asked for by its index; None where there is none.
         settings: how much to do.
         generators: source of randomness of each photo, on the CPU whatever the device.
 

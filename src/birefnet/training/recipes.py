@@ -127,7 +127,7 @@ def nano(basis: Basis) -> Recipe:
             # Small photos first cost little and teach most.
             sizes="160:0.5,224:0.35,288:0.15",
             augmentation=STRONG,
-            composition=Composition(paste=0.15, structures=0.05),
+            composition=Composition(paste=0.1, structures=0.02),
         ),
         # The published weight of the IoU leaves an undertrained network grey where it is unsure; about half the weight
         # of the cross entropy makes it decide.
