@@ -71,6 +71,16 @@ def measured(recipe: str, changes: Changes, steps: int, device: str) -> dict[str
     return result
 
 
+def peak_memory() -> int:
+    """Peak of this process's resident memory in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Of this program alone: what getrusage tells includes the process that it was forked from.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def steps(order: str) -> None:
     """What that process does."""
     import torch
@@ -95,7 +105,7 @@ def steps(order: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         train(plan, Path(folder, "run"), Options(device=device, log_every=1, tensorboard=False), listener)
     on_gpu = device.startswith("cuda")
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if on_gpu else peak_memory()
     seconds = [
         batch / line["images_per_second"] * (1 - line["share_of_time"].get("data", 0))
         for line in lines
