@@ -63,7 +63,7 @@ def run_loop(
     log: Log | None,
     between: Between,
 ) -> Ending:
-    """Take all steps that are left. The checkpoint is written at the end too, however it ends.
+    """Take all steps that are left, and write the checkpoint in the end; after an error the one before stays.
 
     Args:
         session: the run.
