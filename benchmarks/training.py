@@ -157,6 +157,7 @@ def epoch(options: argparse.Namespace) -> Iterator[str]:
         command += ["--val-share", "0", "--size", options.size, "--batch", str(options.batch)]
         command += ["--cache", options.cache or str(Path(folder, "cache")), "--log-every", "5", "--no-tensorboard"]
         command += ["--device", options.device]
+        command += [] if options.workers is None else ["--workers", str(options.workers)]
         process = subprocess.Popen([sys.executable, "-m", "birefnet", *command], stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)  # the usage of this process alone
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -200,6 +201,7 @@ def main() -> None:
             command.add_argument("--data", required=True, metavar="DIR", help="as for birefnet train")
             command.add_argument("--size", default="224", help="(default: 224)")
             command.add_argument("--batch", type=int, default=16, help="photos a step (default: 16)")
+            command.add_argument("--workers", type=int, help="as for birefnet train")
             command.add_argument("--cache", metavar="DIR", help="where decoded photos stay (default: nowhere)")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, device {options.device}\n")
