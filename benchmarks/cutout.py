@@ -1,8 +1,9 @@
 """Time the whole product, from JPEG to cut-out: python benchmarks/cutout.py.
 
 Needs scikit-image, for its photos: enlarged, and with fine texture and a sensor's noise laid over. The bundled model
-runs on ONNX Runtime. Measured are the start of the command line, a folder of photos through it, each in a process of
-its own, and one large photo through the library, part by part.
+runs on ONNX Runtime, or another one by --model. Measured are the start of the command line, a folder of photos through
+it, each in a process of its own, photos of 12 to 48 megapixels through the library, part by part, and a folder of them,
+whose parts overlap.
 """
 
 import argparse
@@ -23,14 +24,21 @@ from PIL import Image, ImageOps
 from skimage import data
 
 import birefnet
+from birefnet.batch.pipeline import run
+from birefnet.batch.plan import Job
 from birefnet.imaging.io import encode_image, read_photo
+from birefnet.imaging.matte import Matte
+from birefnet.imaging.postprocess import restore
+from birefnet.imaging.preprocess import prepare
+from birefnet.predictor import Predictor
 
 SUBJECTS = ("astronaut", "chelsea", "coffee")
-LARGE, SMALL = (4000, 3000), (1600, 1250)  # width, height
+SMALL = (1600, 1250)  # width, height
+LARGE = {12: (4000, 3000), 24: (6000, 4000), 48: (8000, 6000)}  # by megapixels
 OCTAVES = (1, 2, 4, 8)  # pixels from wave to wave of the texture
 TEXTURE_STD, NOISE_STD = 5.0, 2.5  # of 255 levels
 QUALITY = 92
-PARTS = ("decode", "prepare, network, restore", "colours", "encode as PNG")
+PARTS = ("decode", "prepare", "network", "restore", "colours", "cut-out", "encode as PNG")
 
 
 def make_photo(number: int, size: tuple[int, int]) -> bytes:
@@ -101,28 +109,75 @@ def folder(options: argparse.Namespace) -> Iterator[str]:
     )
 
 
+def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
+    """Take a photo from JPEG to PNG; returns the seconds of each of `PARTS`, and the bytes of the PNG."""
+    moments = [time.perf_counter()]
+
+    def now() -> None:
+        moments.append(time.perf_counter())
+
+    photo = read_photo(file)
+    now()
+    images = prepare(photo.rgb, predictor.spec)[None]
+    now()
+    alpha = predictor.engine(images)[0, 0]
+    now()
+    matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize))
+    now()
+    colours = matte.foreground
+    now()
+    assert colours.shape == photo.rgb.shape
+    image = matte.cutout()
+    now()
+    size = len(encode_image(image, ".png"))
+    now()
+    return np.diff(moments).tolist(), size
+
+
 def large_photo(options: argparse.Namespace) -> Iterator[str]:
-    """Give the lines of the table of one large photo, part by part."""
-    predictor = birefnet.load()
-    yield f"| photo of {LARGE[0]} x {LARGE[1]} | JPEG | PNG | {' | '.join(PARTS)} | total |"
+    """Give the lines of the table of large photos, part by part."""
+    predictor = birefnet.load(options.model)
+    yield f"| photo | JPEG | PNG | {' | '.join(PARTS)} | total |"
     yield "| --- | --- | --- |" + " --- |" * len(PARTS) + " --- |"
-    for number, subject in enumerate(SUBJECTS):
-        file, encoded = make_photo(number, LARGE), b""
-        runs = []
-        for _ in range(options.repeats + 1):
-            moments = [time.perf_counter()]
-            photo = read_photo(file)
-            moments.append(time.perf_counter())
-            matte = predictor.predict(photo)
-            moments.append(time.perf_counter())
-            image = matte.cutout()
-            moments.append(time.perf_counter())
-            encoded = encode_image(image, ".png")
-            moments.append(time.perf_counter())
-            runs.append([*np.diff(moments), moments[-1] - moments[0]])
-        medians = [statistics.median(column) for column in zip(*runs[1:], strict=True)]
-        sizes = f"{len(file) / 1e6:.1f} MB | {len(encoded) / 1e6:.1f} MB"
-        yield f"| {subject} | {sizes} | " + " | ".join(f"{seconds:.2f} s" for seconds in medians) + " |"
+    for megapixels in options.megapixels:
+        for number, subject in enumerate(SUBJECTS[: 1 if megapixels > 12 else None]):
+            file = make_photo(number, LARGE[megapixels])
+            runs, sizes = zip(*(parts_of(file, predictor) for _ in range(options.repeats + 1)), strict=True)
+            medians = [statistics.median(column) for column in zip(*runs[1:], strict=True)]
+            medians.append(statistics.median(sum(run) for run in runs[1:]))
+            cells = " | ".join(f"{seconds:.2f} s" for seconds in medians)
+            width, height = LARGE[megapixels]
+            yield f"| {subject}, {width} x {height} | {len(file) / 1e6:.1f} MB | {sizes[0] / 1e6:.1f} MB | {cells} |"
+
+
+def overlap(options: argparse.Namespace) -> Iterator[str]:
+    """Give the lines of the table of a folder of large photos, whose parts overlap."""
+    predictor = birefnet.load(options.model)
+    yield "| photos | one after the other | of it the network | as a folder | over the network | over half of all |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    size, count = LARGE[12], options.large_photos
+    with tempfile.TemporaryDirectory() as temporary:
+        jobs = []
+        for number in range(count):
+            source = Path(temporary, f"{number:03}.jpg")
+            source.write_bytes(make_photo(number, size))
+            jobs.append(Job(source, Path(temporary, "results", f"{number:03}.png")))
+        parts_of(jobs[0].source.read_bytes(), predictor)  # what a process does once
+        alone = np.array([parts_of(job.source.read_bytes(), predictor)[0] for job in jobs]).mean(axis=0)
+        start = time.perf_counter()
+        errors = [result.error for result in run(jobs, predictor, Matte.cutout) if result.error]
+        seconds = (time.perf_counter() - start) / count
+    if errors:
+        raise SystemExit(str(errors[0]))
+    network, total = alone[PARTS.index("network")], alone.sum()
+    yield (
+        f"| {count} of {size[0]} x {size[1]} | {total:.2f} s | {network:.2f} s | {seconds:.2f} s "
+        f"| {seconds / network:.2f} | {2 * seconds / total:.2f} |"
+    )
+
+
+# The large photos come last: before them, this process is smaller than those it measures.
+TABLES = {"start": start_up, "folder": folder, "large": large_photo, "overlap": overlap}
 
 
 def main() -> None:
@@ -130,10 +185,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the whole product, from JPEG to cut-out.")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of a large photo and --help (default: 5)")
     parser.add_argument("--photos", type=int, default=100, help="photos in the folder (default: 100)")
+    parser.add_argument("--large-photos", type=int, default=12, help="large photos in a folder (default: 12)")
+    parser.add_argument("--model", default="nano", help="for the large photos (default: nano)")
+    parser.add_argument(
+        "--megapixels", type=int, nargs="+", choices=LARGE, default=list(LARGE), help="large photos (default: all)"
+    )
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables (default: all)")
     options = parser.parse_args()
-    print(f"model nano on ONNX Runtime, {os.cpu_count()} cores, medians of {options.repeats} runs after one more\n")
-    # The large photo comes last: before it, this process is smaller than those it measures.
-    for table in (start_up, folder, large_photo):
+    print(f"model {options.model}, {os.cpu_count()} cores, medians of {options.repeats} runs after one more\n")
+    for name in options.only:
+        table = TABLES[name]
         for line in table(options):
             print(line, flush=True)
         print()

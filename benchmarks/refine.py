@@ -35,10 +35,12 @@ class Counted:
 
     Attributes:
         images: how many images went through it.
+        precision: that of the engine.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.precision = engine.precision
         self.images = 0
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -48,10 +50,15 @@ class Counted:
 
 
 class Perfect:
-    """A network without mistakes: what is brighter than half is foreground, decided at its own resolution."""
+    """A network without mistakes: what is brighter than half is foreground, decided at its own resolution.
+
+    Attributes:
+        precision: that of the brightness.
+    """
 
     def __init__(self) -> None:
         self.brightness = FakeEngine()
+        self.precision = self.brightness.precision
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Segment a batch.  (N, 3, H, W) -> (N, 1, H, W)."""

@@ -1,12 +1,14 @@
 """From a model's name or file to something that takes photos."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from birefnet._extras import require
 from birefnet.config import MAX_SIDE, unknown_name
-from birefnet.errors import ConfigError
+from birefnet.engines.metadata import check_precision, check_threads
+from birefnet.errors import ConfigError, MissingExtraError
 from birefnet.models import BUNDLED
 from birefnet.predictor import Predictor
 from birefnet.sources import locate
@@ -14,7 +16,22 @@ from birefnet.sources import locate
 if TYPE_CHECKING:
     from birefnet.model import BiRefNet
 
-ENGINES = ("auto", "onnx", "torch")
+ENGINES = ("auto", "torch", "onnx", "openvino")
+
+_FILES = {".onnx": "onnx", ".xml": "openvino"}
+"""Suffix of an exported file -> the engine that "auto" takes for it."""
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """How a model is to be run, as `load` describes it."""
+
+    device: str
+    precision: str
+    threads: int | None
+    max_memory: int | None
+    providers: tuple[str, ...]
+    allow_fallback: bool
 
 
 def load(
@@ -23,6 +40,11 @@ def load(
     engine: str = "auto",
     size: int | tuple[int, int] | None = None,
     device: str = "cpu",
+    precision: str = "auto",
+    threads: int | None = None,
+    max_memory: int | None = None,
+    providers: Sequence[str] | None = None,
+    allow_fallback: bool = False,
     revision: str | None = None,
     accept_licence: bool = False,
 ) -> Predictor:
@@ -30,35 +52,79 @@ def load(
 
     Args:
         model: name of a bundled model or of a published one (`birefnet models list`), a repository of the Hugging Face
-            hub ("owner/name"), a folder with weights, or a `.onnx`, `.safetensors` or `.pth` file. What is not on this
-            machine yet is downloaded. Or a network that is in memory already.
-        engine: "onnx" (ONNX Runtime, on the CPU), "torch", or "auto": for a bundled model ONNX Runtime, unless another
-            device than the CPU is asked for; for a file what its suffix says.
+            hub ("owner/name"), a folder with weights, or a `.onnx`, `.xml`, `.safetensors` or `.pth` file. What is not
+            on this machine yet is downloaded. Or a network that is in memory already.
+        engine: "torch", "onnx" (ONNX Runtime), "openvino", or "auto": for a bundled model ONNX Runtime, unless what is
+            asked for takes PyTorch; for a file what its suffix says; PyTorch for weights.
         size: side, or height and width, of the network's input, multiples of 32; by default what the weights were
             trained for.
-        device: where to run, such as "cpu", "cuda" or "mps".
+        device: where to run, such as "cpu", "cuda" or "mps" with PyTorch, "cpu" or "gpu" with OpenVINO.
+        precision: what to compute in, "float32", "bfloat16", "float16", or "auto": what the device is quickest in.
+            ONNX Runtime computes in what the file was exported in.
+        threads: of the CPU's; by default one for each core. PyTorch keeps it for the whole process.
+        max_memory: bytes that the process may take; PyTorch alone keeps to it.
+        providers: what may run the network in ONNX Runtime, the first choice first, such as ["cuda", "cpu"]; by
+            default the CPU.
+        allow_fallback: go on where a provider is not there or does not start; otherwise that is an error.
         revision: branch, tag or commit of a repository of the hub.
         accept_licence: use weights that are for non-commercial use only.
 
     Raises:
-        BiRefNetError: the model does not load, or the size, engine or device is impossible or not installed.
+        BiRefNetError: the model does not load, or what is asked for is impossible or not installed.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
+    check_precision(precision)
+    check_threads(threads)
+    wishes = _Wishes(device, precision, threads, max_memory, tuple(providers or ()), allow_fallback)
     if not isinstance(model, str | Path):
-        if engine == "onnx":
-            raise ConfigError("the onnx engine runs files; export the network first, or choose the torch engine")
-        return _sized(_wrap(model, device), size)
-    bundled, is_onnx = str(model) in BUNDLED, Path(model).suffix.lower() == ".onnx"
+        if engine not in ("auto", "torch"):
+            raise ConfigError(f"the {engine} engine runs files; export the network first, or choose the torch engine")
+        _refuse_others("torch", wishes)
+        return _sized(_wrap(model, wishes), size)
     if engine == "auto":
-        engine = "onnx" if is_onnx or (bundled and device == "cpu") else "torch"
-    if engine == "onnx":
-        if not bundled and not is_onnx:
-            raise ConfigError(f"{model}: the onnx engine runs bundled models and .onnx files; choose the torch engine")
-        predictor = _onnx(model, device)
+        engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory)
+    _refuse_others(engine, wishes)
+    if engine == "torch":
+        predictor = _torch(model, wishes, revision, accept_licence)
     else:
-        predictor = _torch(model, device, revision, accept_licence)
+        predictor = _onnx(model, wishes) if engine == "onnx" else _openvino(model, wishes)
     return _sized(predictor, size)
+
+
+def choose_engine(
+    model: str | Path, device: str = "cpu", precision: str = "auto", max_memory: int | None = None
+) -> str:
+    """What "auto" takes for a model: "torch", "onnx" or "openvino".
+
+    A bundled model runs in ONNX Runtime, which is part of every installation and ready in a tenth of a second.
+    OpenVINO needs half a second longer, and gains that back after about a hundred photos (see docs/benchmarks.md), so
+    it is for who asks for it.
+
+    Args:
+        model: as of `load`; nothing is downloaded or opened.
+        device: as of `load`.
+        precision: as of `load`.
+        max_memory: as of `load`.
+    """
+    if str(model) in BUNDLED:
+        plain = device == "cpu" and precision in ("auto", "float32") and max_memory is None
+        return "onnx" if plain else "torch"
+    return _FILES.get(Path(model).suffix.lower(), "torch")
+
+
+def _refuse_others(engine: str, wishes: _Wishes) -> None:
+    """Refuse what an engine would silently leave undone.
+
+    Raises:
+        ConfigError: something is asked for that it cannot do.
+    """
+    if engine != "onnx" and (wishes.providers or wishes.allow_fallback):
+        raise ConfigError(f"providers, and falling back from one, are the onnx engine's, not the {engine} engine's")
+    if engine != "torch" and wishes.max_memory is not None:
+        raise ConfigError(
+            f"the {engine} engine keeps to no limit of memory: choose the torch engine, or a smaller --size"
+        )
 
 
 def _sized(predictor: Predictor, size: int | tuple[int, int] | None) -> Predictor:
@@ -71,24 +137,69 @@ def _sized(predictor: Predictor, size: int | tuple[int, int] | None) -> Predicto
     return predictor
 
 
-def _onnx(model: str | Path, device: str) -> Predictor:
-    if device != "cpu":
-        raise ConfigError(f"device {device!r}: the onnx engine runs on the cpu; choose the torch engine for others")
+def _exported(model: str | Path, engine: str, suffixes: tuple[str, ...]) -> Path:
+    """Find the file that an engine is to run.
+
+    Raises:
+        ConfigError: it is none of the engine's.
+    """
+    if str(model) not in BUNDLED and Path(model).suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{model}: the {engine} engine runs bundled models and {' or '.join(suffixes)} files: export it "
+            f"('birefnet export'), or choose the torch engine"
+        )
+    return locate(model, suffix=".onnx").path if Path(model).suffix.lower() != ".xml" else Path(model)
+
+
+def _onnx(model: str | Path, wishes: _Wishes) -> Predictor:
+    if wishes.device != "cpu":
+        raise ConfigError(
+            f"device {wishes.device!r}: the onnx engine runs on the cpu, or on what a provider is for (--provider "
+            "cuda); choose the torch engine for other devices"
+        )
+    path = _exported(model, "onnx", (".onnx",))
     from birefnet.engines.onnx_engine import OnnxEngine
 
-    engine = OnnxEngine(locate(model, suffix=".onnx").path)
+    engine = OnnxEngine(
+        path, threads=wishes.threads, providers=wishes.providers or ("cpu",), allow_fallback=wishes.allow_fallback
+    )
+    if wishes.precision not in ("auto", engine.precision):
+        raise ConfigError(
+            f"{path}: computes in {engine.precision}, not {wishes.precision}: export it so, or choose another engine"
+        )
+    return Predictor(engine, engine.input_spec, notes=engine.notes)
+
+
+def _openvino(model: str | Path, wishes: _Wishes) -> Predictor:
+    path = _exported(model, "openvino", (".xml", ".onnx"))
+    from birefnet.engines.openvino_engine import OpenVinoEngine
+
+    engine = OpenVinoEngine(path, threads=wishes.threads, device=wishes.device, precision=wishes.precision)
     return Predictor(engine, engine.input_spec)
 
 
-def _torch(model: str | Path, device: str, revision: str | None, accept_licence: bool) -> Predictor:
+def _torch(model: str | Path, wishes: _Wishes, revision: str | None, accept_licence: bool) -> Predictor:
+    if Path(model).suffix.lower() in _FILES:
+        raise ConfigError(f"{model}: an exported file, which the torch engine does not run: leave --engine out")
     for library in ("torch", "safetensors"):
-        require(library, extra="torch")
+        try:
+            require(library, extra="torch")
+        except MissingExtraError as error:
+            raise MissingExtraError(
+                f"{error}, or export the model where it is ('birefnet export') and use the .onnx or .xml file here",
+                name=error.name,
+            ) from error
     from birefnet.model import BiRefNet
 
-    return _wrap(BiRefNet.from_pretrained(model, revision=revision, accept_licence=accept_licence), device)
+    return _wrap(BiRefNet.from_pretrained(model, revision=revision, accept_licence=accept_licence), wishes)
 
 
-def _wrap(network: "BiRefNet", device: str) -> Predictor:
+def _wrap(network: "BiRefNet", wishes: _Wishes) -> Predictor:
+    import torch
+
     from birefnet.engines.torch_engine import TorchEngine
 
-    return Predictor(TorchEngine(network, device), network.input_spec, notes=network.notes)
+    if wishes.threads is not None:
+        torch.set_num_threads(wishes.threads)
+    engine = TorchEngine(network, wishes.device, precision=wishes.precision, max_memory=wishes.max_memory)
+    return Predictor(engine, network.input_spec, notes=network.notes)

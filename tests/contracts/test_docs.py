@@ -26,6 +26,7 @@ ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
 EXECUTED = [pytest.param(page, marks=pytest.mark.slow) for page in (ENGLISH, "docs/tutorial.md")] + [
     "docs/extend.md",
     "docs/metrics.md",
+    pytest.param("docs/export.md", marks=pytest.mark.slow),
 ]
 WITH_COMMANDS = [
     ENGLISH,
@@ -34,6 +35,7 @@ WITH_COMMANDS = [
     "docs/tutorial.md",
     "docs/metrics.md",
     "docs/data.md",
+    "docs/export.md",
     "docs/finetune.md",
     "docs/training.md",
 ]

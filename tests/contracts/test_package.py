@@ -77,7 +77,10 @@ def test_without_torch_the_remedy_is_named() -> None:
         WITHOUT_TORCH + "import sys\nfrom birefnet.cli import main\nmain(['cutout', 'a', '--weights', 'b'])"
     )
     assert result.returncode == 1
-    assert result.stderr == "Error: torch is not installed: run  pip install 'birefnet[torch]'\n"
+    assert result.stderr == (
+        "Error: torch is not installed: run  pip install 'birefnet[torch]', or export the model where it is "
+        "('birefnet export') and use the .onnx or .xml file here\n"
+    )
 
 
 def test_help_lists_the_commands_without_torch() -> None:

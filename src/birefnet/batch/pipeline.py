@@ -36,8 +36,10 @@ def run(
 ) -> Iterator[Result]:
     """Carry out jobs and report each as it is done, in their order.
 
-    A photo that cannot be read, predicted or written is reported and the others go on. At most about
-    2 * `batch_size` + `workers` photos are in memory at once. When the caller stops early, no new work is begun.
+    A photo that cannot be read, predicted or written is reported and the others go on. While the network works on a
+    batch, as many photos are read ahead and as many wait to be written as keep it and all threads busy: in memory are
+    at most 2 * `batch_size` + `workers` photos and those read ahead, a batch or one for each worker. When the caller
+    stops early, no new work is begun.
 
     Args:
         jobs: what to do.
@@ -48,12 +50,18 @@ def run(
         max_pixels: refuse larger photos.
     """
     stopped = threading.Event()
+    ahead = max(batch_size, workers)
 
     def decode(job: Job) -> Photo | BiRefNetError:
         try:
             return read_photo(job.source, max_pixels=max_pixels)
         except BiRefNetError as error:
             return error
+
+    def read(count: int) -> None:
+        """Have photos read until so many wait for the network."""
+        for job in islice(jobs_left, max(count - len(reading), 0)):
+            reading.append((job, readers.submit(decode, job)))
 
     def write(job: Job, matte: Matte) -> Result:
         if stopped.is_set():
@@ -70,11 +78,11 @@ def run(
     with ThreadPoolExecutor(workers, "read") as readers, ThreadPoolExecutor(workers, "write") as writers:
         try:
             while True:
-                for job in islice(jobs_left, 2 * batch_size - len(reading)):
-                    reading.append((job, readers.submit(decode, job)))
-                if not reading:
-                    break
+                read(batch_size)
                 batch = [reading.popleft() for _ in range(min(batch_size, len(reading)))]
+                if not batch:
+                    break
+                read(ahead)
                 for job, outcome in _predict([(job, photo.result()) for job, photo in batch], predictor):
                     if isinstance(outcome, Matte):
                         writing.append(writers.submit(write, job, outcome))
@@ -82,7 +90,7 @@ def run(
                         failed: Future[Result] = Future()
                         failed.set_result(Result(job, error=outcome))
                         writing.append(failed)
-                while len(writing) > workers or (writing and writing[0].done()):
+                while len(writing) > workers + batch_size - 1 or (writing and writing[0].done()):
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()

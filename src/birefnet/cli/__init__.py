@@ -7,10 +7,12 @@ import click
 from birefnet import __version__
 
 COMMANDS = {
+    "bench": ("birefnet.cli.bench", "Time models on this machine, beside one another."),
     "cutout": ("birefnet.cli.cutout", "Cut the foreground out of photos."),
     "data": ("birefnet.cli.data", "Check and describe photos and masks to train on."),
     "doctor": ("birefnet.cli.doctor", "Show what works on this machine, and why the rest does not."),
     "evaluate": ("birefnet.cli.evaluate", "Score predictions or a model, and compare evaluations."),
+    "export": ("birefnet.cli.export", "Write a model for ONNX Runtime, OpenVINO or PyTorch programs."),
     "models": ("birefnet.cli.models", "Show, recommend and download weights."),
     "train": ("birefnet.cli.train", "Train a network, or fine-tune one on your own photos."),
 }

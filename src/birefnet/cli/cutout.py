@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from click import ClickException
@@ -18,11 +19,12 @@ from rich.progress import Progress
 from birefnet.batch.pipeline import Result, run
 from birefnet.batch.plan import Job, plan
 from birefnet.batch.watch import watch
+from birefnet.cli.engine_options import engine_options
 from birefnet.cli.progress import progress_columns
 from birefnet.errors import BiRefNetError, InputError, OutputError
 from birefnet.imaging.io import MAX_PIXELS, check_suffix, encode_image, read_photo, write_image
 from birefnet.imaging.matte import Matte, parse_colour
-from birefnet.loading import ENGINES, load
+from birefnet.loading import load
 from birefnet.predictor import Predictor
 from birefnet.tasks import TASKS, choose_model
 
@@ -75,7 +77,7 @@ class Finish:
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights to use in place of --model, .safetensors, .pth or .onnx.",
+    help="Weights to use in place of --model, .safetensors, .pth, .onnx or .xml.",
 )
 @click.option(
     "--task",
@@ -83,13 +85,7 @@ class Finish:
     help="What the photos are cut out for: chooses the model, and how its alpha is treated where no option says so.",
 )
 @click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only.")
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="auto",
-    show_default=True,
-    help="What runs the network: ONNX Runtime or PyTorch.",
-)
+@engine_options
 @click.option(
     "--kind",
     type=click.Choice(KINDS),
@@ -155,7 +151,6 @@ def cutout(
     weights: Path | None,
     task: str | None,
     accept_licence: bool,
-    engine: str,
     kind: str,
     output: str | None,
     form: str | None,
@@ -175,6 +170,7 @@ def cutout(
     overwrite: bool,
     skip_existing: bool,
     watching: bool,
+    **running: Any,
 ) -> None:
     """Cut the foreground out of photos.
 
@@ -205,7 +201,7 @@ def cutout(
         chosen = choose_model(task, model=model, weights=weights, default=DEFAULT_MODEL)
 
         def ready() -> Predictor:
-            predictor = load(chosen, engine=engine, size=size, device=device, accept_licence=accept_licence)
+            predictor = load(chosen, size=size, device=device, accept_licence=accept_licence, **running)
             predictor.refine = refine
             for note in predictor.notes:
                 click.echo(note, err=True)

@@ -5,26 +5,58 @@ import torch
 from numpy.typing import NDArray
 
 from birefnet.errors import InputError, first_line
+from birefnet.inference import optimise
+from birefnet.inference.accelerate import accelerate
+from birefnet.inference.streams import StreamedRunner
 from birefnet.model import BiRefNet
+from birefnet.modules.deform_triton import notes as deform_notes
 
 
 class TorchEngine:
-    """Runs a loaded network on a device.
+    """Runs the inference form of a network on a device.
+
+    Args:
+        model: the network; it stays as it is, and shares weights with the engine (see `optimise`).
+        device: such as "cpu", "cuda" or "mps".
+        precision: "float32", "bfloat16", "float16", or "auto": what the device is quickest in.
+        max_memory: bytes that the process may take; by default no limit is kept.
+        compiled: let `torch.compile` make kernels for each size, where that works.
+
+    Attributes:
+        device: where it runs.
+        precision: what it calculates in.
 
     Raises:
         InputError: this machine has no such device.
+        ConfigError: there is no such precision.
     """
 
-    def __init__(self, model: BiRefNet, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: BiRefNet,
+        device: str = "cpu",
+        *,
+        precision: str = "auto",
+        max_memory: int | None = None,
+        compiled: bool = False,
+    ) -> None:
         try:
             self.device = torch.device(device)
             torch.zeros(1, device=self.device).cpu()  # "meta" moves weights, but computes nothing
-            self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
             reason = first_line(error).split(". ")[0]
             raise InputError(f"device {device!r} cannot be used here ({reason}); try --device cpu") from error
+        form = optimise(model, precision=precision, device=self.device, max_memory=max_memory)
+        self.precision = form.precision
+        method = "compile" if compiled else "eager" if max_memory is not None else "graphs"
+        self._network = accelerate(form, self.device, method=method)
+        self._runner = StreamedRunner(self._network, self.device)
 
-    @torch.inference_mode()
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What did not work as hoped so far, a line each."""
+        return (*self._network.notes, *deform_notes())
+
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Segment a batch.  (N, 3, H, W) float32 -> (N, 1, H, W) float32 in [0, 1].
 
@@ -32,14 +64,14 @@ class TorchEngine:
             InputError: the images have a size that the network refuses, or that no memory can hold.
         """
         try:
-            logits = self.model(torch.from_numpy(images).to(self.device))
+            logits = self._runner(images)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise self._too_large(images) from error
         except RuntimeError as error:
             if "alloc" in str(error):  # how the CPU's allocator says it
                 raise self._too_large(images) from error
             raise
-        alpha: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
+        alpha: NDArray[np.float32] = torch.from_numpy(logits).sigmoid_().numpy()
         return alpha
 
     def _too_large(self, images: NDArray[np.float32]) -> InputError:

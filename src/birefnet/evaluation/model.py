@@ -1,7 +1,7 @@
 """A model under evaluation: what it is, and its predictions as files."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from birefnet.models import BUNDLED, bundled_file
 from birefnet.predictor import Predictor
 from birefnet.sources import CONFIG_FILE, PREPROCESSOR_FILE, locate
 
-_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "pillow", "torch")
+_LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "openvino", "pillow", "torch")
 
 
 @dataclass(eq=False)
@@ -62,6 +62,22 @@ class HowToRun:
     device: str = "cpu"
     refine: bool = False
     accept_licence: bool = False
+    precision: str = "auto"
+    threads: int | None = None
+    max_memory: int | None = None
+    providers: tuple[str, ...] = ()
+    allow_fallback: bool = False
+
+    def load(self, name: str | Path) -> Predictor:
+        """Make a model ready for photos.
+
+        Raises:
+            BiRefNetError: it does not load, or cannot be run so.
+        """
+        wishes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "refine"}
+        predictor = load(name, **wishes)
+        predictor.refine = self.refine
+        return predictor
 
 
 def open_model(
@@ -83,18 +99,19 @@ def open_model(
         files = [bundled_file(str(name), suffix) for suffix in (".onnx", ".safetensors")]
     else:
         weights = locate(name, accept_licence=how.accept_licence).path
-        files = [weights, *(weights.with_name(other) for other in (CONFIG_FILE, PREPROCESSOR_FILE))]
+        beside = (weights.with_suffix(".bin"),) if weights.suffix.lower() == ".xml" else ()
+        files = [weights, *beside, *(weights.with_name(other) for other in (CONFIG_FILE, PREPROCESSOR_FILE))]
 
     def load_it() -> Predictor:
-        predictor = load(name, engine=how.engine, size=how.size, device=how.device, accept_licence=how.accept_licence)
-        predictor.refine = how.refine
+        predictor = how.load(name)
         for note in predictor.notes:
             tell(note)
         return predictor
 
     identity = [
         [file_digest(path) for path in files if path.is_file()],
-        [how.engine, how.size, how.device, how.refine],
+        # Threads and memory change no more than the order of sums.
+        [how.engine, how.size, how.device, how.refine, how.precision, list(how.providers), how.allow_fallback],
         _package_version(),
     ]
     return Model(load_it, identity, masks, keep)

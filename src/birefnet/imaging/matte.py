@@ -44,7 +44,7 @@ class Matte:
             decontaminate: take the object's own colours; otherwise the photo's, mixed at soft edges.
         """
         colours = self.foreground if decontaminate else self.photo.rgb
-        rgba = np.dstack([colours, _to_bytes(self.alpha)])
+        rgba = np.asarray(cv2.merge([*cv2.split(colours), _to_bytes(self.alpha)]), np.uint8)
         return self._with_file_facts(Image.fromarray(rgba))
 
     def composite(self, background: str | Image.Image, *, decontaminate: bool = True) -> Image.Image:
@@ -167,8 +167,7 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 
 def _to_bytes(alpha: Alpha) -> NDArray[np.uint8]:
-    levels: NDArray[np.uint8] = np.rint(alpha * 255).astype(np.uint8)
-    return levels
+    return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)  # rounds to even, as numpy does
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:

@@ -1,8 +1,12 @@
 """From the network's output back to the photo. The policy belongs to the weights: see `InputSpec`."""
 
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
 import cv2
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from birefnet.imaging.io import Alpha
 
@@ -13,25 +17,66 @@ def restore(alpha: Alpha, size: tuple[int, int], resize: str = "pil_bilinear") -
     Args:
         alpha: what the network gave.
         size: (height, width) of the photo.
-        resize: the policy of `InputSpec`. The way back of "pil_bilinear" is bicubic, here on float32 where the
+        resize: the policy of `InputSpec`. The way back of "pil_bilinear" is Pillow's bicubic, here on float32 where the
             published model cards round to 8 bit first; bicubic overshoots at edges, hence the clipping.
     """
     height, width = size
-    if resize == "pil_bilinear":
-        resized = Image.fromarray(alpha).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(resized, dtype=np.float32).clip(0, 1)
-    rows = _stretch(alpha, height)
-    return np.ascontiguousarray(_stretch(rows.T, width).T)
+    taps = _linear if resize == "cv2_linear" else _bicubic
+    wide = _turn(_stretch(_turn(alpha), width, taps))
+    return _stretch(wide, height, taps, limits=(0, 1))
 
 
-def _stretch(alpha: Alpha, size: int) -> Alpha:
-    """Interpolate the first axis linearly between its ends.  (h, w) -> (size, w)."""
-    place = np.linspace(0, len(alpha) - 1, size, dtype=np.float32)
-    below = np.minimum(place.astype(np.intp), max(len(alpha) - 2, 0))
-    above = np.minimum(below + 1, len(alpha) - 1)
-    share = (place - below.astype(np.float32))[:, None]
-    stretched: Alpha = alpha[below] * (1 - share) + alpha[above] * share
+def _turn(alpha: Alpha) -> Alpha:
+    """Swap rows and columns in memory too.  (h, w) -> (w, h)."""
+    return np.asarray(cv2.transpose(np.ascontiguousarray(alpha)), np.float32)
+
+
+Taps = tuple[NDArray[np.intp], NDArray[np.float32]]
+"""Of each sample of the result: which sample of the source it begins to be made of, and the weights from there on."""
+
+
+def _stretch(
+    alpha: Alpha, size: int, taps: Callable[[int, int], Taps], limits: tuple[float, float] | None = None
+) -> Alpha:
+    """Interpolate the first axis, and clip to limits if there are any.  (h, w) -> (size, w) float32.
+
+    Rows that are made of the same ones are one small matrix product, with which no library function for images can
+    compete that computes in float32.
+    """
+    if size == len(alpha):
+        return alpha.copy() if limits is None else alpha.clip(*limits)
+    starts, weights = taps(len(alpha), size)
+    count = weights.shape[1]
+    stretched: Alpha = np.empty((size, alpha.shape[1]), np.float32)
+    edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), size]
+    for first, after in pairwise(edges):
+        start, rows = int(starts[first]), stretched[first:after]
+        np.matmul(weights[first:after], alpha[start : start + count], out=rows)
+        if limits is not None:
+            np.clip(rows, *limits, out=rows)
     return stretched
+
+
+def _linear(length: int, size: int) -> Taps:
+    """Interpolate linearly between samples, the ends on the ends."""
+    place = np.linspace(0, length - 1, size, dtype=np.float32)
+    starts = np.minimum(place.astype(np.intp), max(length - 2, 0))
+    share = place - starts.astype(np.float32)
+    return starts, np.stack([1 - share, share], axis=1)[:, : min(length, 2)]
+
+
+def _bicubic(length: int, size: int) -> Taps:
+    """Interpolate by Keys' cubic with a = -0.5, widened where there is to shrink, as Pillow does."""
+    scale = length / size
+    wide = max(scale, 1.0)
+    count = min(length, math.ceil(4 * wide) + 1)
+    centres = (np.arange(size) + 0.5) * scale
+    starts = np.clip((centres - 2 * wide + 0.5).astype(np.intp), 0, length - count)
+    distances = np.abs(starts[:, None] + np.arange(count) + 0.5 - centres[:, None]) / wide
+    near = (1.5 * distances - 2.5) * distances**2 + 1
+    far = ((2.5 - 0.5 * distances) * distances - 4) * distances + 2
+    weights = np.where(distances < 1, near, np.where(distances < 2, far, 0))
+    return starts, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 # What the refinement of large photos takes for undecided, and how it judges a patch: docs/log.md has the measurements.

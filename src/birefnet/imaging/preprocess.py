@@ -11,9 +11,13 @@ from birefnet.imaging.io import RgbImage
 
 def prepare(image: RgbImage, spec: InputSpec) -> NDArray[np.float32]:
     """Stretch a photo to the input size and normalise it.  (H, W, 3) uint8 -> (3, *spec.size) float32."""
-    scaled = stretch(image, spec.size, spec.resize).astype(np.float32) / np.float32(255)
-    normalised = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+    scaled = stretch(image, spec.size, spec.resize)
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    prepared = np.empty((3, *spec.size), np.float32)
+    # A pixel has one of 256 values, so that each is normalised once.
+    for plane, colour, mean, std in zip(prepared, cv2.split(scaled), spec.mean, spec.std, strict=True):
+        cv2.LUT(colour, (levels - np.float32(mean)) / np.float32(std), dst=plane)
+    return prepared
 
 
 def stretch(image: RgbImage, size: tuple[int, int], resize: str) -> RgbImage:

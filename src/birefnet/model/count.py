@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from birefnet.modules.deform_conv import ModulatedDeformConv2d
 
@@ -33,6 +32,9 @@ def count_cost(model: nn.Module, size: tuple[int, int] = (1024, 1024)) -> Cost:
     Raises:
         InputError: the network does not take this size.
     """
+    # Imported here: beside an installed triton it changes the environment.
+    from torch.utils.flop_counter import FlopCounterMode
+
     shapes = _without_weights(model).eval()
     dtype = next((p.dtype for p in shapes.parameters() if p.is_floating_point()), torch.float32)
     image = torch.empty(1, 3, *size, dtype=dtype, device="meta")

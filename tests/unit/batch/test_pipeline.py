@@ -82,6 +82,43 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert most <= 2 * 2 + 2 + 2
 
 
+def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What each waits for comes only if the others really work at the same time; alone it would wait for ever.
+    jobs = make_jobs(tmp_path, 12)
+    read_beside, second_run = threading.Event(), threading.Event()
+    begun, runs, missed = 0, 0, []
+    lock, read, write = threading.Lock(), pipeline.read_photo, pipeline.write_image
+
+    class Engine(FakeEngine):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            nonlocal runs
+            runs += 1
+            if runs == 1 and not read_beside.wait(20):
+                missed.append("the next batch is not read while the network works")
+            if runs == 2:
+                second_run.set()
+            return super().__call__(images)
+
+    def noted_read(*args: object, **kwargs: object) -> object:
+        nonlocal begun
+        with lock:
+            begun += 1
+            if begun == 8:  # two batches
+                read_beside.set()
+        return read(*args, **kwargs)  # type: ignore[arg-type]
+
+    def late_write(*args: object) -> None:
+        if not second_run.wait(20):
+            missed.append("the network waits until a batch is written")
+        write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "read_photo", noted_read)
+    monkeypatch.setattr(pipeline, "write_image", late_write)
+    predictor = Predictor(Engine(), InputSpec(size=(32, 32)))
+    assert len(list(run(jobs, predictor, Matte.mask, batch_size=4, workers=2))) == 12
+    assert not missed
+
+
 def test_stopping_early_begins_nothing_new(tmp_path: Path) -> None:
     jobs = make_jobs(tmp_path, 30)
     results = run(jobs, Predictor(FakeEngine(), InputSpec(size=(32, 32))), Matte.mask)

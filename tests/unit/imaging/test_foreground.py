@@ -29,16 +29,46 @@ def soft_disc(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(61, 83), (300, 410), (513, 97), (1, 40), (1, 1)])
-@pytest.mark.parametrize("tile", [64, 256])
-def test_tiles_give_what_the_formula_gives_for_the_whole_photo(
-    size: tuple[int, int], tile: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cell", "block"), [(16, 2), (64, 8)])
+def test_boxes_give_what_the_formula_gives_for_the_whole_photo(
+    size: tuple[int, int], cell: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreground, "TILE", tile)
+    monkeypatch.setattr(foreground, "CELL", cell)
+    monkeypatch.setattr(foreground, "BLOCK", block)
     rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     for alpha in (soft_disc(*size), np.random.default_rng(1).random(size, np.float32)):
         actual = estimate_foreground(rgb, alpha)
         expected = defined(rgb, alpha)
         assert np.abs(actual - expected)[alpha > 0].max() <= 0.6  # rounded to 8 bit
+
+
+def test_what_a_network_leaves_undecided_beyond_8_bit_costs_at_most_a_level() -> None:
+    # Alpha as a sigmoid gives it: nowhere 0, nowhere 1.
+    y, x = np.mgrid[:900, :1000]
+    alpha = (1 / (1 + np.exp((np.hypot(y - 450, x - 500) - 250) / 6))).clip(1e-5, 1 - 1e-5).astype(np.float32)
+    rgb = np.random.default_rng(0).integers(0, 256, (900, 1000, 3), np.uint8)
+    actual = estimate_foreground(rgb, alpha)
+    seen = np.rint(alpha * 255) > 0
+    difference = np.abs(actual - np.rint(defined(rgb, alpha))).max(axis=2)
+    assert difference[seen].max() <= 1
+    # Around the object colours go on; where nothing near is seen, none are made up.
+    near = cv2.dilate(seen.view(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    assert difference[near].max() <= 1
+    assert not actual[:60, :60].any()
+
+
+def test_boxes_cover_what_is_undecided_once_and_nothing_far_from_it() -> None:
+    random = np.random.default_rng(0)
+    for share in (0.02, 0.3, 1.0):
+        cells = random.random((23, 37)) < share
+        covered = np.zeros(cells.shape, int)
+        for box in foreground._boxes(cells):
+            covered[box.part] += 1
+            assert max(box.bottom - box.top, box.right - box.left) <= foreground.BLOCK
+            assert cells[box.part].any(axis=1)[[0, -1]].all()
+            assert cells[box.part].any(axis=0)[[0, -1]].all()
+        assert covered.max() == 1
+        assert (covered[cells] == 1).all()
 
 
 def test_the_old_background_leaves_the_edge() -> None:

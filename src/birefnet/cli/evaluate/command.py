@@ -68,7 +68,7 @@ class Evaluate(click.Command):
     help="A data set with photos in im/ and masks in gt/, or a folder of such sets (ROOT/TASK/SET); repeatable.",
 )
 @click.option("--model", metavar="NAME", help="Model to predict with, as in 'birefnet cutout'.")
-@click.option("--weights", type=PATH, metavar="FILE", help="Weights to predict with, .safetensors, .pth or .onnx.")
+@click.option("--weights", type=PATH, metavar="FILE", help="Weights to predict with: .safetensors, .pth, .onnx, .xml.")
 @click.option("--save-masks", type=PATH, metavar="DIR", help="Keep the model's predictions, as DIR/SET/NAME.png.")
 @running
 @click.option("--csv", metavar="FILE", help="Write each image's values as CSV; - for standard output.")

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from birefnet._processors import processors
+from birefnet.cli.engine_options import EngineOptions, engine_options
 from birefnet.evaluation.cache import Cache, default_folder
 from birefnet.evaluation.model import HowToRun
 from birefnet.evaluation.score import VALUES, Settings
@@ -24,7 +25,6 @@ from birefnet.evaluation.tables import (
     choose_measures,
     in_order,
 )
-from birefnet.loading import ENGINES
 from birefnet.metrics import PYSODMETRICS, REFERENCE
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -40,13 +40,6 @@ def running(command: _Command) -> _Command:
     """Add the options that say how a model is run, and how scores are computed and kept."""
     options = (
         click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only."),
-        click.option(
-            "--engine",
-            type=click.Choice(ENGINES),
-            default="auto",
-            show_default=True,
-            help="What runs the network: ONNX Runtime or PyTorch.",
-        ),
         click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32."),
         click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps."),
         click.option(
@@ -100,15 +93,14 @@ def running(command: _Command) -> _Command:
     )
     for option in reversed(options):
         command = option(command)
-    return command
+    return engine_options(command)
 
 
 @dataclass(frozen=True)
-class Common:
+class Common(EngineOptions):
     """The options that `evaluate` and `evaluate checkpoints` share."""
 
     accept_licence: bool
-    engine: str
     size: int | None
     device: str
     refine: bool
@@ -127,7 +119,7 @@ class Common:
     @property
     def how(self) -> HowToRun:
         """How a model is to be run."""
-        return HowToRun(self.engine, self.size, self.device, self.refine, self.accept_licence)
+        return HowToRun(**{field.name: getattr(self, field.name) for field in fields(HowToRun)})
 
     @property
     def kept(self) -> Cache:

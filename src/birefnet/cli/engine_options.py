@@ -1,0 +1,87 @@
+"""The options that say what runs a network and how, for every command that runs one."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from birefnet.engines.metadata import PRECISIONS
+from birefnet.loading import ENGINES
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
+
+
+def memory_amount(text: str) -> int:
+    """Read an amount of memory in bytes, as 800M, 1.5G or 2GB.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    amount = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if amount < 1:
+        raise click.BadParameter(f"{text!r} is no amount of memory: write it as 800M or 1.5G")
+    return amount
+
+
+def engine_options(command: _Command) -> _Command:
+    """Add the options that `EngineOptions` holds."""
+    options = (
+        click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default="auto",
+            show_default=True,
+            help="What runs the network: PyTorch, ONNX Runtime or OpenVINO. auto: what suits the file.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default="auto",
+            show_default=True,
+            help="What to compute in. auto: what the device is quickest in.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Threads of the CPU that the network runs on.  [default: one for each core]",
+        ),
+        click.option(
+            "--max-memory",
+            type=memory_amount,
+            metavar="SIZE",
+            help="Keep the memory of the process below this, such as 2G, at the cost of time; PyTorch only.",
+        ),
+        click.option(
+            "--provider",
+            "providers",
+            multiple=True,
+            metavar="NAME",
+            help="What runs the network in ONNX Runtime: cpu, cuda, tensorrt, rocm, migraphx, coreml, directml or "
+            "openvino; repeatable, the first choice first.",
+        ),
+        click.option(
+            "--allow-fallback", is_flag=True, help="Go on with the next --provider where one is not there, or the CPU."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `engine_options` ask for, by the names that `birefnet.load` has for it."""
+
+    engine: str
+    precision: str
+    threads: int | None
+    max_memory: int | None
+    providers: tuple[str, ...]
+    allow_fallback: bool
