@@ -38,9 +38,9 @@ def elements_on(device: torch.device, elements: int) -> int:
     return elements if device.type == "cpu" else _ON_GPUS * elements
 
 
-def row_chunks(count: int, width: int, elements: int) -> Iterator[slice]:
-    """Cut rows into even chunks of at most about so many elements, for rows of `width` elements."""
-    chunks = max(-(-count * width // elements), 1)
+def row_chunks(count: int, width: int, elements: int, least: int = 1) -> Iterator[slice]:
+    """Cut rows into even chunks of about so many elements, for rows of `width` elements, but of `least` rows."""
+    chunks = max(min(-(-count * width // elements), count // least), 1)
     size = -(-count // chunks)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

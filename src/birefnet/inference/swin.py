@@ -19,6 +19,8 @@ from birefnet.inference.memory import SizeCache, elements_on, row_chunks
 
 # Elements of a chunk of hidden features: 4 MB of bfloat16.
 _HIDDEN = 2**21
+# Tokens of a chunk at least: each product brings its matrix into an order of its own first.
+_LEAST_TOKENS = 2048
 # Attention scores held at a time: as many as stay in a core's cache.
 _SCORES = 2**18
 
@@ -106,7 +108,8 @@ class InferenceAttention(nn.Module):
         channels = tokens.shape[1]
         attended = tokens.new_empty(len(windows.tokens), channels)
         # As many windows at a time as the chunks of the MLP have tokens.
-        step = max(elements_on(tokens.device, _HIDDEN) // (4 * channels * self.area), 1)
+        most = max(elements_on(tokens.device, _HIDDEN) // (4 * channels), _LEAST_TOKENS)
+        step = max(most // self.area, 1)
         first = 0
         for kind, count in enumerate(windows.runs):
             bias = self.biases[kind if self.shifted else 0]
@@ -156,7 +159,7 @@ class InferenceBlock(nn.Module):
         normed[:, :count] = self.norm1(x)
         attended = self.attention(normed.view(-1, channels), windows)
         rows = x.view(-1, channels)
-        for part in row_chunks(len(rows), self.mlp.fc1.out_features, elements_on(x.device, _HIDDEN)):
+        for part in row_chunks(len(rows), self.mlp.fc1.out_features, elements_on(x.device, _HIDDEN), _LEAST_TOKENS):
             chunk = rows[part]
             chunk += attended.index_select(0, windows.places[part])
             hidden = F.gelu(linear(self.norm2(chunk), self.mlp.fc1.weight, self.mlp.fc1.bias))
