@@ -129,8 +129,8 @@ class InferenceAttention(nn.Module):
         if qkv.dtype != torch.bfloat16 or qkv.device.type != "cpu":
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None], scale=1.0)
             return mixed.transpose(1, 2).reshape(count * area, heads * width)
-        # bfloat16 on a CPU: plain products of a few windows at a time are quicker than the fused kernel, and a softmax in
-        # float32 is twice as quick as one in bfloat16.
+        # bfloat16 on a CPU: plain products of a few windows at a time are quicker than the fused kernel, and softmax in
+        # float32 is twice as quick as in bfloat16.
         mixed = qkv.new_empty(count, area, heads, width)
         step = max(_SCORES // (heads * area * area), 1)
         for start in range(0, count, step):
