@@ -19,8 +19,8 @@ Network = Callable[[Tensor], Tensor]
 _TRIED = (512, 768)
 # What heaps lose in holes and convolutions take for copies in layouts of their own.
 _RESERVE = 1.3
-# Bytes a pixel that tiles are blended in: sums, weights, their quotient, its sigmoid and its copy.
-_BLENDED = 20
+# Bytes a pixel that tiles are blended in: the image, sums, weights, their quotient, its sigmoid and its copy.
+_BLENDED = 32
 # The part of a tile's side over which it gives way to its neighbour.
 _MARGIN = 8
 _LEAST_SIDE = 256
@@ -36,13 +36,15 @@ class MemoryBound:
     Args:
         network: images (1, 3, H, W) -> logits (1, 1, H, W).
         grid: what sides of its input must be multiples of.
+        least: the smallest side of its input.
         max_memory: bytes that the process may take in all, or on a GPU its tensors.
         device: where the network runs.
     """
 
-    def __init__(self, network: Network, grid: int, max_memory: int, device: torch.device) -> None:
+    def __init__(self, network: Network, grid: int, least: int, max_memory: int, device: torch.device) -> None:
         self._network = network
         self._grid = grid
+        self._least = -(-max(least, _LEAST_SIDE) // grid) * grid
         self._limit = max_memory
         self._device = device
         self._law: tuple[float, float] | None = None
@@ -78,8 +80,8 @@ class MemoryBound:
             self._law = self._find_law()
         fixed, per_pixel = self._law
         side = int(math.sqrt(max(self._limit - fixed - beside, 0) / per_pixel)) // self._grid * self._grid
-        if side < max(_LEAST_SIDE, self._grid):
-            least = fixed + beside + per_pixel * max(_LEAST_SIDE, self._grid) ** 2
+        if side < self._least:
+            least = fixed + beside + per_pixel * self._least**2
             raise InputError(
                 f"a memory limit of {self._limit / 1e9:.2f} GB is too low for this network: it needs "
                 f"{least / 1e9:.2f} GB for its smallest tiles; raise --max-memory or choose a smaller model"
@@ -88,7 +90,9 @@ class MemoryBound:
 
     def _find_law(self) -> tuple[float, float]:
         """Bytes that are taken whatever the size, and bytes a pixel."""
-        sides = [-(-side // self._grid) * self._grid for side in _TRIED]
+        sides = [-(-max(side, self._least) // self._grid) * self._grid for side in _TRIED]
+        if sides[0] == sides[1]:
+            sides[1] += max(_TRIED[1] - _TRIED[0], self._grid) // self._grid * self._grid
         peaks = []
         for side in sides:
             image = torch.zeros(1, 3, side, side, device=self._device)

@@ -9,23 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from birefnet.model import BiRefNet
 from birefnet.modules.deform_conv import ModulatedDeformConv2d
 
 Scale = tuple[Tensor, Tensor]
 """What a batch norm does to a channel: its factor and its summand, (C,) each."""
 
 
-def fold_batch_norms(network: nn.Module, image: Tensor) -> None:
+def fold_batch_norms(network: BiRefNet, image: Tensor) -> None:
     """Put batch norms into the convolutions before them, in place; identities take their places.
 
-    A norm is folded where it alone reads what one convolution gives. That is found out by running the network once, so
-    it holds for parts of a user's own too. Norms that follow something else, or that have no running statistics, stay.
+    A norm is folded where it alone reads what one convolution gives, which is found out by running the network once.
+    Norms that follow something else, or that have no running statistics, stay, and so does all that belongs to a part
+    of a user's own: what it does in one run need not be what it does in the next.
 
     Args:
         network: in evaluation mode.
         image: an input that it takes.
     """
-    for conv, norm in _foldable(network, image):
+    try:
+        pairs = _foldable(network, image)
+    except Exception:
+        if not network.config.custom:
+            raise
+        return  # a user's own part cannot take this image; it says so itself when it is used
+    for conv, norm in pairs:
         scale, shift = affine_of(norm)
         if isinstance(conv, ModulatedDeformConv2d):
             # It has no summand of its own: the norm's stays behind.
@@ -108,7 +116,21 @@ def _flat(items: Any) -> Iterator[Any]:
         yield from _flat(item)
 
 
-def _foldable(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d | ModulatedDeformConv2d, nn.BatchNorm2d]]:
+def _own_modules(network: BiRefNet) -> list[nn.Module]:
+    """The modules that are ours, without those of a user's parts."""
+    custom = network.config.custom
+    parts: list[nn.Module] = []
+    if "backbone" in custom:
+        parts.append(network.encoder.backbone)
+    if "squeeze" in custom:
+        parts.append(network.encoder.squeeze)
+    if any(part not in ("backbone", "squeeze") for part in custom):
+        parts.append(network.decoder)
+    foreign = {module for part in parts for module in part.modules()}
+    return [module for module in network.modules() if module not in foreign]
+
+
+def _foldable(network: BiRefNet, image: Tensor) -> list[tuple[nn.Conv2d | ModulatedDeformConv2d, nn.BatchNorm2d]]:
     """Pairs of a convolution and the batch norm that alone reads what it gives, in every call of either."""
     made: dict[int, nn.Module] = {}  # a convolution's output, by its identity
     sources: dict[nn.BatchNorm2d, list[Tensor]] = {}
@@ -123,12 +145,10 @@ def _foldable(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d | Modul
         assert isinstance(module, nn.BatchNorm2d)
         sources.setdefault(module, []).append(inputs[0])
 
-    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d | ModulatedDeformConv2d)]
-    norms = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
-    ]
+    own = _own_modules(network)
+    # Exactly these types: what derives from them may do more.
+    convs = [module for module in own if type(module) in (nn.Conv2d, ModulatedDeformConv2d)]
+    norms = [m for m in own if type(m) is nn.BatchNorm2d and m.running_mean is not None and not m.training]
     hooks = [conv.register_forward_hook(leave) for conv in convs]
     hooks += [norm.register_forward_pre_hook(enter) for norm in norms]
     with torch.inference_mode(), _removed(hooks), reads:

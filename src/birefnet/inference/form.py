@@ -17,7 +17,7 @@ from birefnet.inference.precision import DTYPES, choose_precision
 from birefnet.inference.resizing import resize_twice
 from birefnet.inference.swin import InferenceSwin
 from birefnet.model import BiRefNet
-from birefnet.model.decoder import GRID
+from birefnet.model.refiners import Logits, Refinement
 from birefnet.modules.aspp import Aspp
 from birefnet.modules.resize import resize, size_of
 
@@ -42,6 +42,8 @@ class InferenceModel(nn.Module):
         if can_join(model.decoder):
             self.decoder = InferenceDecoder(model.decoder, self._fusion)
             model.decoder = None  # its layers live in the form
+        if model.refinement is not None:
+            model.refinement = _Refinement(model.refinement, DTYPES[precision])
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment.  float32 (B, 3, H, W), sides as the network takes them -> float32 logits (B, 1, H, W).
@@ -58,8 +60,7 @@ class InferenceModel(nn.Module):
 
     def limit_memory(self, most: int, device: torch.device) -> None:
         """Keep to so many bytes from now on: see `MemoryBound`."""
-        scale = 1 if self.network.refinement is None else self.network.refinement.scale
-        self._bound = MemoryBound(self._refined, GRID * scale, most, device)
+        self._bound = MemoryBound(self._refined, self.network.grid, self.network.least_side, most, device)
 
     def _refined(self, image: Tensor) -> Tensor:
         refinement = self.network.refinement
@@ -69,7 +70,7 @@ class InferenceModel(nn.Module):
         return logits[-1]
 
     def _segment(self, image: Tensor) -> Tensor:
-        dtype = DTYPES.get(self.precision, image.dtype)
+        dtype = DTYPES[self.precision]
         view = image.to(dtype)
         encoder = self.network.encoder
         if self.decoder is None:
@@ -98,6 +99,23 @@ class InferenceModel(nn.Module):
         return torch.cat([full, half], dim=1) if self._fusion == "cat" else full + half
 
 
+class _Refinement(Refinement):
+    """A refinement whose refiner calculates in a type of its own.
+
+    Args:
+        refinement: what to do the same as.
+        dtype: type of the refiner's weights.
+    """
+
+    def __init__(self, refinement: Refinement, dtype: torch.dtype) -> None:
+        super().__init__(refinement.refiner, scale=refinement.scale, iterations=refinement.iterations)
+        self.dtype = dtype
+
+    def _look_again(self, inputs: Tensor, network: Callable[[Tensor], Logits]) -> Logits:
+        looked = super()._look_again(inputs.to(self.dtype), lambda view: network(view.to(inputs.dtype)))
+        return tuple(logits.to(inputs.dtype) for logits in looked)
+
+
 def optimise(
     model: BiRefNet, *, precision: str = "auto", device: str | torch.device = "cpu", max_memory: int | None = None
 ) -> InferenceModel:
@@ -118,6 +136,8 @@ def optimise(
     device = torch.device(device)
     precision = choose_precision(precision, device)
     network = _with_shared_weights(model)
+    if next(network.parameters()).dtype in (torch.bfloat16, torch.float16):
+        _cast(network, torch.float32, next(network.parameters()).device)  # what follows multiplies weights
     fold_batch_norms(network, next(network.parameters()).new_zeros(1, 3, *_probe_size(network)))
     _drop_training_heads(network)
     _replace_parts(network, GpuDeformableAspp if device.type != "cpu" else DeformableAspp)
@@ -143,9 +163,10 @@ def _drop_training_heads(network: BiRefNet) -> None:
 def _replace_parts(parent: nn.Module, pyramid: Callable[[Aspp], nn.Module]) -> None:
     """Put inference forms in the places of the parts that have one."""
     for name, child in parent.named_children():
-        if isinstance(child, SwinTransformer):
+        # Exactly ours: what derives from them may do something else.
+        if type(child) is SwinTransformer:
             setattr(parent, name, InferenceSwin(child))
-        elif isinstance(child, Aspp) and is_plain(child):
+        elif type(child) is Aspp and is_plain(child):
             setattr(parent, name, pyramid(child))
         else:
             _replace_parts(child, pyramid)
@@ -164,5 +185,5 @@ def _cast(form: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
 
 def _probe_size(network: BiRefNet) -> tuple[int, int]:
     """A small size that the network takes, also with a backbone of a user's own that needs more than it says."""
-    scale = 1 if network.refinement is None else network.refinement.scale
-    return 4 * GRID * scale, 4 * GRID * scale
+    side = max(4 * network.grid, network.least_side)
+    return side, side

@@ -209,6 +209,23 @@ class BiRefNet(Stored):
             self.notes += (f"{len(anew)} tensors of it are in no such file and start anew: {', '.join(anew)}",)
         self.notes += terms_of(name)
 
+    @property
+    def grid(self) -> int:
+        """What height and width of an image must be multiples of."""
+        return GRID * (1 if self.refinement is None else self.refinement.scale)
+
+    @property
+    def least_side(self) -> int:
+        """The smallest height and width of an image."""
+        needed = self._views * self.encoder.backbone.min_side
+        return max(-(-needed // self.grid), 1) * self.grid
+
+    @property
+    def _views(self) -> int:
+        """How many times smaller than the image the backbone sees it at most."""
+        scale = 1 if self.refinement is None else self.refinement.scale
+        return scale * (1 if self.config.scale_fusion == "none" else 2)
+
     def _check(self, image: Tensor) -> None:
         """Refuse what the network cannot take, before a layer deep inside does."""
         if not isinstance(image, Tensor) or not image.is_floating_point():
@@ -218,17 +235,14 @@ class BiRefNet(Stored):
         if len(shape) != 4 or shape[1] != 3 or shape[0] < 1:
             raise InputError(f"the network takes images (B, 3, H, W), not {shape}")
         batch, _, height, width = shape
-        scale = 1 if self.refinement is None else self.refinement.scale
-        views = 1 if self.config.scale_fusion == "none" else 2  # how much smaller the backbone sees the image too
-        grid = GRID * scale
-        least = -(-views * scale * self.encoder.backbone.min_side // grid) * grid
-        if height % grid or width % grid or min(height, width) < max(grid, least):
+        grid, least = self.grid, self.least_side
+        if height % grid or width % grid or min(height, width) < least:
             raise InputError(
-                f"height and width must be multiples of {grid}, from {max(grid, least)} on, not {height} x {width}: "
+                f"height and width must be multiples of {grid}, from {least} on, not {height} x {width}: "
                 "resize or pad the image first"
             )
         if batch == 1 and self.training:
-            self._check_single(height, width, views * scale)
+            self._check_single(height, width, self._views)
 
     def _check_single(self, height: int, width: int, views: int) -> None:
         """Refuse to train batch norm where a map has a single value to learn from."""

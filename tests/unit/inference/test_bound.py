@@ -55,12 +55,12 @@ def linear(image: torch.Tensor) -> torch.Tensor:
 
 def test_tiles_are_blended_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryBound, "_resident", lambda _: 0)  # which other tests of this process change
-    fixed, per_pixel = MemoryBound(linear, 32, 10**12, torch.device("cpu"))._find_law()
+    fixed, per_pixel = MemoryBound(linear, 32, 32, 10**12, torch.device("cpu"))._find_law()
     assert per_pixel >= 3 * 4
     image = torch.randn(1, 3, 640, 1024)
-    limit = int(fixed + per_pixel * 300 * 300 + 20 * 640 * 1024)
-    bound = MemoryBound(linear, 32, limit, torch.device("cpu"))
-    assert 256 <= bound.largest_side(20 * 640 * 1024) < 512
+    limit = int(fixed + per_pixel * 300 * 300 + 32 * 640 * 1024)
+    bound = MemoryBound(linear, 32, 32, limit, torch.device("cpu"))
+    assert 256 <= bound.largest_side(32 * 640 * 1024) < 512
     assert torch.allclose(bound(image), linear(image), atol=1e-5)
 
 

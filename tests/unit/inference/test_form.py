@@ -1,5 +1,6 @@
 """The inference form equals the network it is made of: in float64, for all options, backbones and borders."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from birefnet.backbones import Backbone
+from birefnet.backbones.base import Pyramid
 from birefnet.backbones.swin_v1 import SwinTransformer
-from birefnet.config import ModelConfig
+from birefnet.config import REFINERS, ModelConfig, RefinerConfig
 from birefnet.errors import ConfigError, InputError
 from birefnet.inference import InferenceModel, optimise
 from birefnet.inference.aspp import DeformableAspp
@@ -23,11 +25,9 @@ from support import TINY, golden_model
 EXACT = 1e-11
 
 
-class TinySwin(SwinTransformer):
+def tiny_swin() -> SwinTransformer:
     """All that a Swin Transformer has, in small: two stages whose windows shift, odd sizes at most."""
-
-    def __init__(self) -> None:
-        super().__init__(width=8, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=3)
+    return SwinTransformer(width=8, depths=(2, 2, 3, 2), heads=(1, 2, 2, 4), window=3)
 
 
 def filled(model: BiRefNet) -> BiRefNet:
@@ -87,7 +87,7 @@ def test_backbones_give_the_same_logits(name: str) -> None:
 @pytest.mark.parametrize("fusion", ["cat", "add", "none"])
 def test_borders_batches_and_odd_maps_give_the_same_logits(fusion: str) -> None:
     torch.manual_seed(0)
-    model = filled(BiRefNet(backbone=TinySwin, scale_fusion=fusion, **WIDTHS))
+    model = filled(BiRefNet(backbone=tiny_swin, scale_fusion=fusion, **WIDTHS))
     form = assert_equal(model, (1, 3, 32, 32), (1, 3, 32, 160), (3, 3, 96, 64), (1, 3, 224, 32), (1, 3, 160, 288))
     kinds = {type(module) for module in form.modules()}
     assert {InferenceSwin, DeformableAspp, InferenceDecoder} <= kinds
@@ -98,7 +98,7 @@ def test_borders_batches_and_odd_maps_give_the_same_logits(fusion: str) -> None:
 def test_pieces_of_any_size_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The strips and chunks that large maps are worked on in: here small maps in many pieces."""
     torch.manual_seed(0)
-    model = filled(BiRefNet(backbone=TinySwin, **WIDTHS))
+    model = filled(BiRefNet(backbone=tiny_swin, **WIDTHS))
     for name, value in (
         ("swin._HIDDEN", 2**10),
         ("decoder._STRIP", 2**9),
@@ -114,7 +114,7 @@ def test_the_form_for_gpus_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch
     """What a GPU runs, on a processor: all of it but the kernels themselves."""
     torch.manual_seed(0)
     monkeypatch.setattr("birefnet.inference.form.DeformableAspp", GpuDeformableAspp)
-    model = filled(BiRefNet(backbone=TinySwin, **WIDTHS))
+    model = filled(BiRefNet(backbone=tiny_swin, **WIDTHS))
     form = assert_equal(model, (2, 3, 96, 160))
     assert any(isinstance(module, GpuDeformableAspp) for module in form.modules())
 
@@ -172,6 +172,84 @@ def test_the_network_stays_as_it_is_and_shares_what_is_not_changed() -> None:
     assert shared > 0.4 * sum(t.numel() for t in after.values())
 
 
+class Scaled(SwinTransformer):
+    """One that gives other maps than what it derives from."""
+
+    def __init__(self) -> None:
+        super().__init__(width=8, depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), window=3)
+
+    def forward(self, image: Tensor) -> Pyramid:
+        x1, x2, x3, x4 = super().forward(image)
+        return 3 * x1, 3 * x2, 3 * x3, 3 * x4
+
+
+class ActiveNorm(nn.BatchNorm2d):
+    """A norm with an activation of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution that standardises its weights when it is used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride)
+
+
+class Odd(Backbone):
+    """A backbone that a user might write: layers that derive from PyTorch's, norms in a list, another way for large."""
+
+    channels = (4, 4, 4, 4)
+    min_side = 96
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active, self.standard = nn.Conv2d(3, 4, 4, 4), StandardConv(4, 4, 2, 2)
+        self.wound = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 2, 2))
+        self.last = nn.Conv2d(4, 4, 2, 2)
+        self.norms = nn.ModuleList([ActiveNorm(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4)])
+        self.listed = [*self.norms]
+
+    def forward(self, image: Tensor) -> Pyramid:
+        x1 = self.listed[0](self.active(image))
+        x2 = self.listed[1](self.standard(x1))
+        x3 = self.listed[2](self.wound(x2))
+        x4 = self.last(x3)
+        return x1, x2, x3, x4 if image.shape[2] > 200 else self.listed[3](x4)
+
+
+@pytest.mark.parametrize("backbone", [Scaled, Odd])
+def test_what_derives_from_ours_or_is_a_user_s_own_keeps_its_ways(backbone: Callable[[], Backbone]) -> None:
+    torch.manual_seed(0)
+    model = filled(BiRefNet(backbone=backbone, decoder_channels=8, **WIDTHS))
+    assert_equal(model, (1, 3, 192, 224), (1, 3, 256, 192))
+
+
+@pytest.mark.parametrize("kind", REFINERS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_refiners_calculate_in_lower_precision_too(kind: str, precision: str) -> None:
+    torch.manual_seed(0)
+    refiner = RefinerConfig(kind, scale=2, backbone="mobilenet_v4_s" if kind == "refiner" else "pvt_v2_b2")
+    model = filled(BiRefNet(backbone="mobilenet_v4_s", refiner=refiner, decoder_channels=8, **WIDTHS)).float()
+    image = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        expected, actual = model(image), optimise(model, precision=precision)(image)
+    assert actual.dtype == torch.float32
+    assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_half_precision_weights_are_multiplied_in_float32() -> None:
+    model = golden_model(ModelConfig(backbone="swin_v1_t")).bfloat16().eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        actual = optimise(model, precision="float32")(image)
+        assert next(model.parameters()).dtype == torch.bfloat16
+        expected = model.float()(image)
+    assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.01), ("float16", 0.01)])
 def test_masks_in_lower_precision_stay_close(precision: str, bound: float) -> None:
     model = golden_model(ModelConfig(backbone="swin_v1_t")).eval()
@@ -194,7 +272,7 @@ def test_bad_sizes_and_precisions_are_refused_in_one_line() -> None:
 
 
 def test_what_is_not_a_number_comes_out_as_such() -> None:
-    form = optimise(BiRefNet(backbone=TinySwin, **WIDTHS).eval(), precision="float32")
+    form = optimise(BiRefNet(backbone=tiny_swin, **WIDTHS).eval(), precision="float32")
     image = torch.zeros(1, 3, 64, 64)
     image[0, 0, 10, 10] = float("nan")
     assert form(image).isnan().any()
