@@ -17,6 +17,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +40,7 @@ SIZE = (1024, 1024)
 SIZES = ((512, 512), (768, 768), (1536, 1536), (2048, 2048), (4096, 4096))
 FIRST_SIZES = (SIZE, (768, 1344))
 Value = TypeVar("Value")
-ONNX_BATCHES = (((512, 512), 1), ((512, 512), 3), (SIZE, 1), ((768, 1344), 1))
+ONNX_BATCHES = tuple(product(((512, 512), SIZE, (768, 1344)), (1, 3)))
 
 
 def table(header: str) -> Iterator[str]:

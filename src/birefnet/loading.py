@@ -9,9 +9,8 @@ from birefnet._extras import require
 from birefnet.config import MAX_SIDE, unknown_name
 from birefnet.engines.metadata import check_precision, check_threads
 from birefnet.errors import ConfigError, MissingExtraError
-from birefnet.models import BUNDLED
 from birefnet.predictor import Predictor
-from birefnet.sources import locate
+from birefnet.sources import is_bundled, locate
 
 if TYPE_CHECKING:
     from birefnet.model import BiRefNet
@@ -32,6 +31,7 @@ class _Wishes:
     max_memory: int | None
     providers: tuple[str, ...]
     allow_fallback: bool
+    compiled: bool
 
 
 def load(
@@ -45,6 +45,7 @@ def load(
     max_memory: int | None = None,
     providers: Sequence[str] | None = None,
     allow_fallback: bool = False,
+    compiled: bool = False,
     revision: str | None = None,
     accept_licence: bool = False,
 ) -> Predictor:
@@ -53,7 +54,8 @@ def load(
     Args:
         model: name of a bundled model or of a published one (`birefnet models list`), a repository of the Hugging Face
             hub ("owner/name"), a folder with weights, or a `.onnx`, `.xml`, `.safetensors` or `.pth` file. What is not
-            on this machine yet is downloaded. Or a network that is in memory already.
+            on this machine yet is downloaded. A folder called as a bundled model is written "./nano". Or a network that
+            is in memory already.
         engine: "torch", "onnx" (ONNX Runtime), "openvino", or "auto": for a bundled model ONNX Runtime, unless what is
             asked for takes PyTorch; for a file what its suffix says; PyTorch for weights.
         size: side, or height and width, of the network's input, multiples of 32; by default what the weights were
@@ -66,6 +68,7 @@ def load(
         providers: what may run the network in ONNX Runtime, the first choice first, such as ["cuda", "cpu"]; by
             default the CPU.
         allow_fallback: go on where a provider is not there or does not start; otherwise that is an error.
+        compiled: let `torch.compile` make kernels for each size of input; PyTorch on a CUDA device alone.
         revision: branch, tag or commit of a repository of the hub.
         accept_licence: use weights that are for non-commercial use only.
 
@@ -76,14 +79,14 @@ def load(
         raise unknown_name("engine", engine, ENGINES)
     check_precision(precision)
     check_threads(threads)
-    wishes = _Wishes(device, precision, threads, max_memory, tuple(providers or ()), allow_fallback)
+    wishes = _Wishes(device, precision, threads, max_memory, tuple(providers or ()), allow_fallback, compiled)
     if not isinstance(model, str | Path):
         if engine not in ("auto", "torch"):
             raise ConfigError(f"the {engine} engine runs files; export the network first, or choose the torch engine")
         _refuse_others("torch", wishes)
         return _sized(_wrap(model, wishes), size)
     if engine == "auto":
-        engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory)
+        engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory, compiled=wishes.compiled)
     _refuse_others(engine, wishes)
     if engine == "torch":
         predictor = _torch(model, wishes, revision, accept_licence)
@@ -93,7 +96,12 @@ def load(
 
 
 def choose_engine(
-    model: str | Path, device: str = "cpu", precision: str = "auto", max_memory: int | None = None
+    model: str | Path,
+    device: str = "cpu",
+    precision: str = "auto",
+    max_memory: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> str:
     """What "auto" takes for a model: "torch", "onnx" or "openvino".
 
@@ -106,9 +114,10 @@ def choose_engine(
         device: as of `load`.
         precision: as of `load`.
         max_memory: as of `load`.
+        compiled: as of `load`.
     """
-    if str(model) in BUNDLED:
-        plain = device == "cpu" and precision in ("auto", "float32") and max_memory is None
+    if is_bundled(model):
+        plain = device == "cpu" and precision in ("auto", "float32") and max_memory is None and not compiled
         return "onnx" if plain else "torch"
     return _FILES.get(Path(model).suffix.lower(), "torch")
 
@@ -125,6 +134,8 @@ def _refuse_others(engine: str, wishes: _Wishes) -> None:
         raise ConfigError(
             f"the {engine} engine keeps to no limit of memory: choose the torch engine, or a smaller --size"
         )
+    if engine != "torch" and wishes.compiled:
+        raise ConfigError(f"compiling is the torch engine's, not the {engine} engine's: leave --compile out")
 
 
 def _sized(predictor: Predictor, size: int | tuple[int, int] | None) -> Predictor:
@@ -143,7 +154,7 @@ def _exported(model: str | Path, engine: str, suffixes: tuple[str, ...]) -> Path
     Raises:
         ConfigError: it is none of the engine's.
     """
-    if str(model) not in BUNDLED and Path(model).suffix.lower() not in suffixes:
+    if not is_bundled(model) and Path(model).suffix.lower() not in suffixes:
         raise ConfigError(
             f"{model}: the {engine} engine runs bundled models and {' or '.join(suffixes)} files: export it "
             f"('birefnet export'), or choose the torch engine"
@@ -158,6 +169,7 @@ def _onnx(model: str | Path, wishes: _Wishes) -> Predictor:
             "cuda); choose the torch engine for other devices"
         )
     path = _exported(model, "onnx", (".onnx",))
+    require("onnxruntime", extra=None)
     from birefnet.engines.onnx_engine import OnnxEngine
 
     engine = OnnxEngine(
@@ -195,11 +207,14 @@ def _torch(model: str | Path, wishes: _Wishes, revision: str | None, accept_lice
 
 
 def _wrap(network: "BiRefNet", wishes: _Wishes) -> Predictor:
-    import torch
-
     from birefnet.engines.torch_engine import TorchEngine
 
-    if wishes.threads is not None:
-        torch.set_num_threads(wishes.threads)
-    engine = TorchEngine(network, wishes.device, precision=wishes.precision, max_memory=wishes.max_memory)
+    engine = TorchEngine(
+        network,
+        wishes.device,
+        precision=wishes.precision,
+        max_memory=wishes.max_memory,
+        compiled=wishes.compiled,
+        threads=wishes.threads,
+    )
     return Predictor(engine, network.input_spec, notes=network.notes)

@@ -34,14 +34,18 @@ class Predictor:
         engine: what runs the network.
         spec: how its weights want photos prepared.
         refine: whether photos larger than the input get a closer look, unless a call says otherwise.
-        notes: remarks about how the model was loaded, a line each.
     """
 
     def __init__(self, engine: Engine, spec: InputSpec, *, refine: bool = False, notes: Sequence[str] = ()) -> None:
         self.engine = engine
         self.spec = spec
         self.refine = refine
-        self.notes = tuple(notes)
+        self._loaded = tuple(notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks about how the model was loaded, and the engine's on how it runs so far, a line each."""
+        return tuple(dict.fromkeys((*self._loaded, *getattr(self.engine, "notes", ()))))
 
     def predict(self, source: PhotoSource, *, refine: bool | None = None) -> Matte:
         """Find the foreground of a photo, at the photo's size. What is transparent in the photo itself stays so.

@@ -18,6 +18,7 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
+_PROGRAM = ".pt2"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -38,26 +39,40 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+def is_bundled(name: str | Path) -> bool:
+    """Whether a name means a model of the package, also where a folder or file is called so too.
+
+    Such a folder is written as a path, "./nano"; a `Path` that is there is one in any case.
+    """
+    return str(name) in BUNDLED and (isinstance(name, str) or not name.exists())
+
+
 def locate(
     name: str | Path, *, revision: str | None = None, accept_licence: bool = False, suffix: str = ".safetensors"
 ) -> Source:
     """Find weights by what a user calls them, and fetch them from the hub where they are not here yet.
 
     Args:
-        name: a bundled model, a name of the zoo, a repository of the hub ("owner/name"), a folder or a file.
+        name: a bundled model, a name of the zoo, a repository of the hub ("owner/name"), a folder or a file. The name
+            of a bundled model means that model, see `is_bundled`.
         revision: branch, tag or commit of a repository; by default the one that the zoo names, else the latest.
         accept_licence: whether the terms of non-commercial weights are accepted.
         suffix: of the file to take of a bundled model.
 
     Raises:
         ConfigError: nothing has this name; the message lists what has.
-        WeightsError: the weights cannot be fetched, or their terms have to be accepted first.
+        WeightsError: the weights cannot be fetched, their terms have to be accepted first, or the file holds a program.
     """
     path = Path(name)
+    if is_bundled(name):
+        return Source(bundled_file(str(name), suffix))
     if path.is_dir():
         return _folder(path)
-    if str(name) in BUNDLED:
-        return Source(bundled_file(str(name), suffix))
+    if path.suffix.lower() == _PROGRAM:
+        raise WeightsError(
+            f"{path}: a program, which PyTorch runs by itself (torch.export.load, or torch._inductor for a package of "
+            "--aot): name the weights that it was exported from, or export these to .onnx or .xml"
+        )
     if path.is_file() or path.suffix.lower() in _SUFFIXES:
         return Source(path)
     known = find(str(name))

@@ -52,6 +52,34 @@ def test_the_source_is_not_overwritten(weights: Path) -> None:
     assert weights.read_bytes() == before
 
 
+def test_openvinos_weights_do_not_replace_the_source(weights: Path, tmp_path: Path) -> None:
+    source = tmp_path / "net.bin"
+    source.write_bytes(weights.read_bytes())
+    for other in ((), ("net.xml",)):  # also where a file of the name is there
+        for name in other:
+            (tmp_path / name).write_text("older")
+        result = run(source, "--to", "openvino", "-o", tmp_path / "net.xml")
+        assert result.exit_code == 1
+        assert "net.bin" in result.stderr
+        assert source.read_bytes() == weights.read_bytes()
+
+
+def test_bad_places_and_photos_are_found_before_any_work(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "bad.png").write_text("no photo")
+    (tmp_path / "empty").mkdir()
+    for output, photos, message in (
+        ("folder.onnx", "bad.png", "a folder has this name"),
+        ("a.onnx", "bad.png", "bad.png"),
+        ("a.onnx", "empty", "no photos to compare on"),
+        ("a.ONNX", "empty", "writes .onnx files"),
+    ):
+        result = run(weights, "--to", "onnx", "-o", tmp_path / output, "--photos", tmp_path / photos)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -48,7 +48,7 @@ def test_the_page_works(tmp_path: Path) -> None:
             assert image.mode == "RGBA"
             assert image.size == (160, 128)
     one, two = (np.asarray(Image.open(tmp_path / name), int)[..., 3] for name in ("cutout.png", "onnx.png"))
-    assert abs(one - two).max() <= 1
+    assert abs(one - two).max() <= 5  # of 255: one of them may have been calculated in bfloat16
     left = {path.name for path in (tmp_path / "runs" / "mine").iterdir()}
     assert {"best.safetensors", "masks.png", "curves.png", "README.md"} <= left
     # What the text says about going on.

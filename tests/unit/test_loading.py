@@ -5,15 +5,22 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import birefnet
+import birefnet.cli.cutout as cutout_command
+from birefnet.config import InputSpec
 from birefnet.engines.onnx_engine import OnnxEngine
 from birefnet.engines.openvino_engine import OpenVinoEngine
+from birefnet.engines.testing import FakeEngine
 from birefnet.engines.torch_engine import TorchEngine
 from birefnet.errors import ConfigError, InputError, WeightsError
+from birefnet.evaluation.model import Model
 from birefnet.export.openvino import export_openvino
 from birefnet.loading import choose_engine
 from birefnet.models import bundled_file
+from birefnet.predictor import Predictor
+from birefnet.sources import Source, locate
 from engine_files import SIZE, lively_model
 
 NANO = bundled_file("nano", ".onnx")
@@ -25,6 +32,7 @@ def test_the_engine_is_chosen_by_what_is_asked_for() -> None:
     assert choose_engine("nano", precision="bfloat16") == "torch"
     assert choose_engine("nano", device="cuda") == "torch"
     assert choose_engine("nano", max_memory=10**9) == "torch"
+    assert choose_engine("nano", compiled=True) == "torch"
     assert choose_engine("a/model.ONNX") == "onnx"
     assert choose_engine(Path("a/model.xml")) == "openvino"
     assert choose_engine("a/model.safetensors") == choose_engine("general") == choose_engine("owner/name") == "torch"
@@ -77,6 +85,10 @@ def test_openvino_files_are_told_by_their_suffix(tmp_path: Path, chelsea: Path) 
         ({"engine": "openvino", "device": "cuda"}, InputError, "OpenVINO has"),
         ({"engine": "openvino", "providers": ["cpu"]}, ConfigError, "are the onnx engine's"),
         ({"engine": "torch", "allow_fallback": True}, ConfigError, "are the onnx engine's"),
+        ({"engine": "onnx", "compiled": True}, ConfigError, "leave --compile out"),
+        ({"engine": "openvino", "compiled": True}, ConfigError, "leave --compile out"),
+        ({"compiled": True}, InputError, "compiled for cuda alone"),
+        ({"model": "program.pt2"}, WeightsError, r"program\.pt2: a program, which PyTorch runs by itself"),
         ({"providers": ["cudda"]}, ConfigError, "did you mean 'cuda'"),
         ({"model": "general", "engine": "openvino"}, ConfigError, r"runs bundled models and \.xml or \.onnx files"),
         ({"model": "missing.xml"}, WeightsError, r"missing\.xml: no such file"),
@@ -93,3 +105,52 @@ def test_a_network_in_memory_runs_in_torch_alone() -> None:
     for engine in ("onnx", "openvino"):
         with pytest.raises(ConfigError, match=f"the {engine} engine runs files"):
             birefnet.load(lively_model(), engine=engine)
+
+
+def test_the_name_of_a_bundled_model_means_that_model_unless_written_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("nano") == locate(Path("nano")) == Source(bundled_file("nano", ".safetensors"))
+    Path("nano").mkdir()
+    assert locate("nano") == Source(bundled_file("nano", ".safetensors"))
+    assert isinstance(birefnet.load("nano").engine, OnnxEngine)
+    assert choose_engine("./nano") == choose_engine(Path("nano")) == "torch"
+    for written in ("./nano", Path("nano"), tmp_path / "nano"):
+        with pytest.raises(WeightsError, match="holds no model"):
+            birefnet.load(written)
+
+
+class Noting(FakeEngine):
+    """Has something to say after its first run."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ("a kernel failed",) if self.shapes else ()
+
+
+def test_a_predictor_tells_what_its_engine_finds_out_in_runs(chelsea: Path, tmp_path: Path) -> None:
+    predictor = Predictor(Noting(), InputSpec(size=(64, 64)), notes=["loaded so"])
+    assert predictor.notes == ("loaded so",)
+    predictor.predict(chelsea)
+    assert predictor.notes == ("loaded so", "a kernel failed")
+    told: list[str] = []
+    model = Model(lambda: Predictor(Noting(), InputSpec(size=(64, 64)), notes=["loaded so"]), None, tmp_path)
+    model.tell = told.append
+    for name in ("one", "two"):
+        model.predict(chelsea, tmp_path / f"{name}.png")
+    assert told == ["loaded so", "a kernel failed"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_command_tells_what_came_up_in_runs_at_its_end(
+    stream: bool, chelsea: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> Predictor:
+        return Predictor(Noting(), InputSpec(size=(64, 64)), notes=["loaded so"])
+
+    monkeypatch.setattr(cutout_command, "load", load)
+    target = "-" if stream else str(tmp_path / "mask.png")
+    result = CliRunner().invoke(cutout_command.cutout, [str(chelsea), "-o", target, "--kind", "mask"])
+    assert result.exit_code == 0
+    assert result.stderr == "loaded so\na kernel failed\n"

@@ -159,15 +159,18 @@ class Bench:
             row.error = str(error)
 
     def _take_turns(self, pair: list[tuple[Process, Row]]) -> None:
+        """Run one or two cases; where one of them fails, the other goes on alone."""
         for _ in range(self._runs):
             taken = []
             for process, row in pair:
+                if row.error is not None:
+                    continue
                 speed = self._multiply(row)
                 try:
                     answer = process.ask("run")
                 except WorkerError as error:
                     row.error = str(error)
-                    return
+                    continue
                 row.seconds.append(answer["seconds"])
                 row.peak = answer["peak"]
                 if speed is not None:

@@ -30,7 +30,8 @@ class Process:
         limits = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "birefnet.bench.worker"],
+            # -P: what lies in the current folder is no module of ours, whatever it is called.
+            [sys.executable, "-P", "-m", "birefnet.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -63,7 +64,7 @@ class Process:
             line = answers.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        if not line.endswith("\n"):  # nothing, or a part
             raise WorkerError(self._last_words())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -85,7 +86,10 @@ class Process:
 
     def _last_words(self) -> str:
         """Why the process has died, in one line."""
-        code = self._process.wait(_PATIENCE)
+        try:
+            code = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return "the process answers no more, though it has not ended"
         if code == -signal.SIGKILL:
             return "the process was killed, as the system does where memory runs out; choose a smaller size"
         self._said.seek(0)

@@ -110,13 +110,15 @@ def draw(rows: Sequence[Row], path: str | Path, machine: Mapping[str, Any]) -> N
 
 
 def check_picture(path: str | Path) -> None:
-    """Refuse a name for the chart before anything is measured.
+    """Refuse what no chart can be drawn to, before anything is measured.
 
     Raises:
         OutputError: it does not end in .png.
+        MissingExtraError: matplotlib is not installed.
     """
     if Path(path).suffix.lower() != ".png":
         raise OutputError(f"{path}: the chart is a PNG: choose a name that ends in .png")
+    require("matplotlib", extra="train")
 
 
 def _draw_panel(axis: Any, title: str, panel: Sequence[Row]) -> None:

@@ -1,6 +1,11 @@
 """`birefnet bench`: how fast and how large models are on this machine."""
 
+import errno
+import os
 import signal
+import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +21,7 @@ from birefnet.bench.case import RANDOM, parse_size, plan
 from birefnet.bench.machine import machine
 from birefnet.bench.measure import Bench, Row
 from birefnet.engines.metadata import PRECISIONS
-from birefnet.errors import BiRefNetError
+from birefnet.errors import BiRefNetError, OutputError
 from birefnet.loading import ENGINES
 
 DEFAULT_MODEL = "nano"
@@ -103,24 +108,71 @@ def bench(
             against=against,
             accept_licence=accept_licence,
         )
-        if plot is not None:
-            tables.check_picture(plot)
+        check_outputs(names, json_file, plot)
     except BiRefNetError as error:
         raise ClickException(str(error)) from error
     work = Bench(groups, runs)
     stopped = carry_out(work)
     show(work.rows)
-    try:
-        if json_file is not None:
-            write_whole(json_file, tables.to_json(work.rows, runs, machine()).encode())
-        if plot is not None:
-            tables.draw(work.rows, plot, machine())
-    except BiRefNetError as error:
-        raise ClickException(str(error)) from error
+    written = save(work.rows, runs, json_file, plot)
     if stopped:
         raise SystemExit(130)
-    if any(row.error for row in work.rows):
+    if not written or any(row.error for row in work.rows):
         raise SystemExit(1)
+
+
+def check_outputs(models: Sequence[str], json_file: Path | None, plot: Path | None) -> None:
+    """Refuse, before anything is measured, files that could not be written after it, or that must not be.
+
+    Raises:
+        OutputError: a file is one of the models, the other file, or not to be written.
+        MissingExtraError: matplotlib is not installed, and a chart is wanted.
+    """
+    if plot is not None:
+        tables.check_picture(plot)
+        if json_file is not None and json_file.resolve() == plot.resolve():
+            raise OutputError(f"{plot}: --json and --plot are the same file: choose another name for one of them")
+    for output in filter(None, (json_file, plot)):
+        try:
+            if output.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if output.exists() and any(map(output.samefile, _files_of(models))):
+                raise OutputError(f"{output}: is part of a model that is measured: choose another name")
+            tempfile.TemporaryFile(dir=output.parent).close()
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"{output}: cannot be written ({error.strerror or error}): choose another name"
+            ) from error
+
+
+def _files_of(models: Sequence[str]) -> list[Path]:
+    """List what lies on this machine of models: files, with the weights beside a `.xml`, and what folders hold."""
+    found: list[Path] = []
+    for path in map(Path, models):
+        found += path.iterdir() if path.is_dir() else [path]
+        if path.suffix.lower() == ".xml":
+            found.append(path.with_suffix(".bin"))
+    return [path for path in found if path.is_file()]
+
+
+def save(rows: list[Row], runs: int, json_file: Path | None, plot: Path | None) -> bool:
+    """Write what is wanted, each file whatever becomes of the other; returns whether all could be."""
+    facts = machine()
+    writers: list[partial[None]] = []
+    if json_file is not None:
+        writers.append(partial(write_whole, json_file, tables.to_json(rows, runs, facts).encode()))
+    if plot is not None:
+        writers.append(partial(tables.draw, rows, plot, facts))
+    written = True
+    for write in writers:
+        try:
+            write()
+        except BiRefNetError as error:
+            ClickException(str(error)).show()
+            written = False
+    return written
 
 
 def carry_out(work: Bench) -> bool:

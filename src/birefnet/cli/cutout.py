@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -203,8 +203,9 @@ def cutout(
         def ready() -> Predictor:
             predictor = load(chosen, size=size, device=device, accept_licence=accept_licence, **running)
             predictor.refine = refine
-            for note in predictor.notes:
-                click.echo(note, err=True)
+            told = tell_notes(predictor)
+            # What comes up in the runs, also in those that failed or were stopped.
+            click.get_current_context().call_on_close(lambda: tell_notes(predictor, told))
             return predictor
 
         if STREAM in (*inputs, output):
@@ -229,6 +230,15 @@ def cutout(
     kept = [] if skip_existing else [job for job in planned if job in existing]
     failures = [f"{job.target}: exists already; pass --overwrite or --skip-existing" for job in kept]
     report(carry_out(wanted), len(wanted), failures, skipped=len(existing) - len(kept))
+
+
+def tell_notes(predictor: Predictor, told: Sequence[str] = ()) -> tuple[str, ...]:
+    """Print a predictor's remarks, less those told already, and give all of them."""
+    notes = predictor.notes
+    for note in notes:
+        if note not in told:
+            click.echo(note, err=True)
+    return notes
 
 
 def read_background(background: str) -> str | Image.Image:

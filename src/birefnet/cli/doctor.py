@@ -9,8 +9,9 @@ import click
 import numpy as np
 
 from birefnet import __version__
+from birefnet._extras import require
 from birefnet._processors import cores, cpu_instructions, processors
-from birefnet.errors import BiRefNetError
+from birefnet.errors import BiRefNetError, first_line
 from birefnet.loading import ENGINES, choose_engine, load
 from birefnet.models import BUNDLED
 
@@ -52,7 +53,7 @@ def examine() -> Iterator[tuple[str, str]]:
     for engine in ENGINES:
         for device in DEVICES.get(engine, ()):
             yield f"engine {engine} on {device}", outcome(engine, device)
-    yield "ONNX Runtime's providers", ", ".join(providers())
+    yield "ONNX Runtime's providers", ", ".join(providers()) or "none"
     yield "OpenVINO's devices", ", ".join(openvino_devices()) or "none"
     for kind, model in (("bundled models", BUNDLED[0]), ("weights", "model.safetensors")):
         yield f"engine for {kind}", choose_engine(model)
@@ -66,23 +67,27 @@ def outcome(engine: str, device: str) -> str:
         predictor.predict(np.zeros((32, 32, 3), np.uint8))
     except BiRefNetError as error:
         return f"does not work: {error}"
+    except Exception as error:  # whatever else a library raises, the other engines are to be tried too
+        return f"does not work: {type(error).__name__}: {first_line(error)}"
     return f"works, in {predictor.engine.precision}"
 
 
 def providers() -> list[str]:
-    """ONNX Runtime's providers by the names that --provider takes."""
-    import onnxruntime
-
+    """ONNX Runtime's providers by the names that --provider takes; none where it cannot be imported."""
+    try:
+        onnxruntime = require("onnxruntime", extra=None)
+    except BiRefNetError:
+        return []
     from birefnet.engines.onnx_engine import short_name
 
     return [short_name(name) for name in onnxruntime.get_available_providers()]
 
 
 def openvino_devices() -> list[str]:
-    """Devices that OpenVINO finds; none without OpenVINO."""
+    """Devices that OpenVINO finds; none without OpenVINO, or where it finds no runtime of its own."""
     from birefnet.engines.openvino_library import openvino_library
 
     try:
         return list(openvino_library().Core().available_devices)
-    except BiRefNetError:
+    except (BiRefNetError, RuntimeError):
         return []

@@ -69,6 +69,12 @@ def engine_options(command: _Command) -> _Command:
         click.option(
             "--allow-fallback", is_flag=True, help="Go on with the next --provider where one is not there, or the CPU."
         ),
+        click.option(
+            "--compile",
+            "compiled",
+            is_flag=True,
+            help="Compile the network for each size of input, which takes minutes; PyTorch on CUDA devices only.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -85,3 +91,4 @@ class EngineOptions:
     max_memory: int | None
     providers: tuple[str, ...]
     allow_fallback: bool
+    compiled: bool

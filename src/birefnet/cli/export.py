@@ -1,5 +1,6 @@
 """`birefnet export`: files for other programs, compared with the network before they are written."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,12 +75,14 @@ class Request:
     given: frozenset[str]
 
     def check(self) -> None:
-        """Refuse options that the format has not, or that exclude each other.
+        """Refuse what cannot be before anything takes long.
 
         Raises:
             ConfigError: an option does not fit; the message says what does.
-            OutputError: the file's name does not fit the format, or its folder is not there.
-            InputError: there is no such folder of photos.
+            OutputError: the file's name does not fit the format, or it cannot be written there.
+            InputError: there is no such folder of photos, or it holds none.
+            DataError: the folder of photos cannot be read.
+            ImageError: a photo cannot be read.
         """
         suffix, known = FORMATS[self.format]
         for name in sorted(self.given):
@@ -90,11 +93,17 @@ class Request:
         if "precision" in self.given and precision not in PRECISIONS[self.format]:
             allowed = ", ".join(PRECISIONS[self.format])
             raise ConfigError(f"--precision {precision} is none of --to {self.format}: choose from {allowed}")
-        if self.output.suffix.lower() != suffix:
+        if self.output.suffix != suffix:
             raise OutputError(f"{self.output}: --to {self.format} writes {suffix} files: choose such a name")
         if not self.output.parent.is_dir():
             raise OutputError(
                 f"{self.output}: cannot be written, there is no folder {self.output.parent}: make it first"
+            )
+        if self.output.is_dir():
+            raise OutputError(f"{self.output}: cannot be written, a folder has this name: choose another")
+        if not os.access(self.output.parent, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"{self.output}: cannot be written, {self.output.parent} is read-only: choose another folder"
             )
         for place in (self.photos, self.options["calibration"]):
             if place is not None and not place.exists():
@@ -104,6 +113,12 @@ class Request:
         for one, other in CLASHES:
             if {one, other} <= self.given:
                 raise ConfigError(f"{_spelt(one)} does not go with {_spelt(other)}: leave one of them out")
+        from birefnet.export.checks import check_weights_place, read_photos
+
+        if self.format == "openvino":
+            check_weights_place(self.output)
+        if self.photos is not None:
+            read_photos(self.photos)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
@@ -128,9 +143,9 @@ def export(context: click.Context, /, **values: Any) -> None:
     """Write MODEL as a file for other programs, once it gives the same masks there.
 
     MODEL is what `birefnet cutout --model` takes: a name of `birefnet models list`, a repository of the hub, a folder
-    or a weights file. The file runs at any batch and size (multiples of 32), holds how photos are to be prepared, and
-    gives alpha. It is compared with the network at several sizes before it gets its name; nothing is left of one that
-    differs.
+    or a weights file. The file runs at any batch and size (multiples of 32; of more, with a refiner that works in
+    tiles), holds how photos are to be prepared, and gives alpha. It is compared with the network at several sizes
+    before it gets its name; nothing is left of one that differs.
     """
     names = ("precision", "half", "decompose_deform", "opset", "int8", "calibration", "aot")
     given = {name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -218,11 +233,13 @@ def _refuse_source(name: str, output: Path, revision: str | None, accept_licence
     """Refuse to write over the weights that are read.
 
     Raises:
-        OutputError: the output is these.
+        OutputError: the output is these, or its weights beside it are.
     """
     source = locate(name, revision=revision, accept_licence=accept_licence).path
-    if output.exists() and source.exists() and source.samefile(output):
-        raise OutputError(f"{output}: is what is exported: choose another name")
+    written = (output, output.with_suffix(".bin")) if output.suffix == ".xml" else (output,)
+    for path in written:
+        if path.exists() and source.exists() and source.samefile(path):
+            raise OutputError(f"{path}: is what is exported: choose another name")
 
 
 @contextmanager

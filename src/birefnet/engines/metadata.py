@@ -33,10 +33,14 @@ class FileFacts:
     Attributes:
         input_spec: how its weights want photos prepared.
         precision: one of `FILE_PRECISIONS`.
+        grid: height and width of its input are multiples of this.
+        least: the smallest height and width that it takes.
     """
 
     input_spec: InputSpec
     precision: str
+    grid: int = _GRID
+    least: tuple[int, int] = (_GRID, _GRID)
 
 
 def read_facts(path: Path, text: str | None) -> FileFacts:
@@ -58,24 +62,35 @@ def read_facts(path: Path, text: str | None) -> FileFacts:
         precision = facts.get("precision", "float32")
         if precision not in FILE_PRECISIONS:
             raise unknown_name("precision", precision, FILE_PRECISIONS)
-    except (KeyError, TypeError, ValueError) as error:
+        grid, (height, width) = facts.get("grid", _GRID), facts.get("least", (_GRID, _GRID))
+        if any(type(value) is not int or value < 1 for value in (grid, height, width)):
+            raise ConfigError(f"sizes of its input are multiples of {grid!r} from {height!r} x {width!r} on")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ConfigError) else "it was not exported by birefnet"
         raise WeightsError(f"{path}: its metadata do not say what goes in and out ({reason})") from error
-    return FileFacts(spec, precision)
+    return FileFacts(spec, precision, grid, (height, width))
 
 
-def check_images(images: NDArray[np.float32]) -> None:
-    """Refuse what no network takes, before a runtime does so in words of its own, or computes something else.
+def check_images(images: NDArray[np.float32], grid: int = _GRID, least: tuple[int, int] = (_GRID, _GRID)) -> None:
+    """Refuse what a network does not take, before a runtime does so in words of its own, or computes something else.
+
+    Args:
+        images: what an engine is given.
+        grid: height and width are to be multiples of this.
+        least: the smallest height and width.
 
     Raises:
-        InputError: the images are not (N, 3, H, W) with sides that are multiples of 32.
+        InputError: the images are not (N, 3, H, W) of float32 in such a size.
     """
     shape = images.shape
     if images.dtype != np.float32 or len(shape) != 4 or shape[0] < 1 or shape[1] != 3:
         raise InputError(f"an engine takes images (N, 3, H, W) of float32, normalised, not {shape} of {images.dtype}")
     height, width = shape[2:]
-    if min(height, width) < _GRID or height % _GRID or width % _GRID:
-        raise InputError(f"height and width must be multiples of {_GRID}, not {height} x {width}: choose another size")
+    if height % grid or width % grid or height < least[0] or width < least[1]:
+        raise InputError(
+            f"height and width must be multiples of {grid}, from {least[0]} x {least[1]} on, not {height} x {width}: "
+            "choose another size"
+        )
 
 
 def check_threads(threads: int | None) -> None:

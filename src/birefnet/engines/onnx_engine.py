@@ -1,6 +1,7 @@
 """The ONNX Runtime back end: small, quick to start, no torch."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,7 @@ class OnnxEngine:
         )
         facts = read_facts(path, self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
         self.input_spec, self.precision = facts.input_spec, facts.precision
+        self._facts = facts
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Segment a batch.  (N, 3, H, W) float32 -> (N, 1, H, W) float32 in [0, 1].
@@ -101,7 +103,7 @@ class OnnxEngine:
         Raises:
             InputError: the images have a size that the network cannot take, or that no memory can hold.
         """
-        check_images(images)
+        check_images(images, self._facts.grid, self._facts.least)
         try:
             (alpha,) = self._session.run([OUTPUT], {INPUT: images})
         except Exception as error:  # the runtime's own exceptions have no common base
@@ -159,19 +161,28 @@ def _open(path: Path, providers: list[str], threads: int, allow_fallback: bool) 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     # The runtime's own way of falling back prints to standard output, where a photo may be going.
-    open_with = {"sess_options": options, "enable_fallback": 0}
+    start = partial(onnxruntime.InferenceSession, str(path), sess_options=options, enable_fallback=0)
     try:
-        return onnxruntime.InferenceSession(str(path), providers=providers, **open_with)
+        return start(providers=providers)
     except Exception as error:  # the runtime's own exceptions have no common base
         if set(providers) <= {_CPU}:
             raise _unreadable(path, error) from error
-        reason = first_line(error)
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=[_CPU], **open_with)
-    except Exception as error:  # as above: not the provider's fault, then
-        raise _unreadable(path, error) from error
-    if not allow_fallback:
-        raise InputError(f"{path}: {_list(providers)} does not start ({reason}): pass --allow-fallback to use the CPU")
+    # The error does not say whose it is, so they are added one by one, and those that start are kept.
+    able: list[str] = []
+    faults: dict[str, str] = {}
+    for name in dict.fromkeys((*providers, _CPU)):
+        try:
+            session = start(providers=[*able, name])
+            able.append(name)
+        except Exception as error:  # as above
+            if name == _CPU:  # not a provider's fault, then
+                raise _unreadable(path, error) from error
+            faults[short_name(name)] = first_line(error)
+    if faults and not allow_fallback:
+        name, reason = next(iter(faults.items()))
+        raise InputError(
+            f"{path}: {name} does not start ({reason}): pass --allow-fallback to use the next provider or the CPU"
+        )
     return session
 
 

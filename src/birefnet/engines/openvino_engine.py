@@ -42,7 +42,7 @@ class OpenVinoEngine:
 
     Raises:
         WeightsError: the file is missing, damaged, or does not say what its output means.
-        InputError: OpenVINO has no such device.
+        InputError: OpenVINO has no such device, or this one does not compute in the precision.
         ConfigError: nothing is called as the precision is.
         MissingExtraError: openvino is not installed.
     """
@@ -82,8 +82,13 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise WeightsError(f"{path}: OpenVINO cannot run it on {device} ({_reason(error)})") from error
         in_use = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        computed = {hint: name for name, hint in _HINTS.items()}.get(in_use, "float32")
+        computed = {hint: name for name, hint in _HINTS.items()}.get(in_use, in_use)
+        if precision not in ("auto", computed):  # OpenVINO takes another in silence
+            raise InputError(
+                f"precision {precision!r}: OpenVINO would compute in {computed} on {device} here; choose that, or auto"
+            )
         self.precision = "int8" if facts.precision == "int8" else computed
+        self._facts = facts
         self._request = compiled.create_infer_request()
         self._turn = threading.Lock()  # a request holds one run's tensors
 
@@ -93,7 +98,7 @@ class OpenVinoEngine:
         Raises:
             InputError: the images have a size that the network cannot take, or that no memory can hold.
         """
-        check_images(images)
+        check_images(images, self._facts.grid, self._facts.least)
         try:
             with self._turn:
                 result = self._request.infer({INPUT: images}, share_inputs=True)

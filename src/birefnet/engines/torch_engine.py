@@ -1,9 +1,13 @@
 """The PyTorch back end."""
 
+import threading
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from birefnet._processors import cores
+from birefnet.engines.metadata import check_images, check_threads
 from birefnet.errors import InputError, first_line
 from birefnet.inference import optimise
 from birefnet.inference.accelerate import accelerate
@@ -20,15 +24,17 @@ class TorchEngine:
         device: such as "cpu", "cuda" or "mps".
         precision: "float32", "bfloat16", "float16", or "auto": what the device is quickest in.
         max_memory: bytes that the process may take; by default no limit is kept.
-        compiled: let `torch.compile` make kernels for each size, where that works.
+        compiled: let `torch.compile` make kernels for each size, where that works; on CUDA devices alone.
+        threads: of the CPU's, for the whole process, as PyTorch has no others. By default what PyTorch has, but on the
+            CPU no more than one for each core: PyTorch does not see a container's quota of time.
 
     Attributes:
         device: where it runs.
         precision: what it calculates in.
 
     Raises:
-        InputError: this machine has no such device.
-        ConfigError: there is no such precision.
+        InputError: this machine has no such device, or nothing is compiled for it.
+        ConfigError: there is no such precision or number of threads.
     """
 
     def __init__(
@@ -39,18 +45,27 @@ class TorchEngine:
         precision: str = "auto",
         max_memory: int | None = None,
         compiled: bool = False,
+        threads: int | None = None,
     ) -> None:
+        check_threads(threads)
         try:
             self.device = torch.device(device)
             torch.zeros(1, device=self.device).cpu()  # "meta" moves weights, but computes nothing
         except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
             reason = first_line(error).split(". ")[0]
             raise InputError(f"device {device!r} cannot be used here ({reason}); try --device cpu") from error
+        if compiled and self.device.type != "cuda":
+            raise InputError(f"device {device!r}: networks are compiled for cuda alone; leave --compile out")
+        if threads is None and self.device.type == "cpu":
+            threads = min(torch.get_num_threads(), cores())
+        if threads is not None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         form = optimise(model, precision=precision, device=self.device, max_memory=max_memory)
         self.precision = form.precision
         method = "compile" if compiled else "eager" if max_memory is not None else "graphs"
         self._network = accelerate(form, self.device, method=method)
         self._runner = StreamedRunner(self._network, self.device)
+        self._turn = threading.Lock()  # the runner is for one thread, and `max_memory` for one run
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -61,10 +76,13 @@ class TorchEngine:
         """Segment a batch.  (N, 3, H, W) float32 -> (N, 1, H, W) float32 in [0, 1].
 
         Raises:
-            InputError: the images have a size that the network refuses, or that no memory can hold.
+            InputError: the images are not float32 of such a shape, or have a size that the network refuses or that no
+                memory can hold.
         """
+        check_images(images)
         try:
-            logits = self._runner(images)
+            with self._turn:
+                logits = self._runner(images)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise self._too_large(images) from error
         except RuntimeError as error:

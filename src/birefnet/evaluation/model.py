@@ -1,8 +1,8 @@
 """A model under evaluation: what it is, and its predictions as files."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass, field, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import birefnet
 from birefnet.evaluation.cache import digest_of, file_digest
 from birefnet.imaging.io import write_image
 from birefnet.loading import load
-from birefnet.models import BUNDLED, bundled_file
+from birefnet.models import bundled_file
 from birefnet.predictor import Predictor
-from birefnet.sources import CONFIG_FILE, PREPROCESSOR_FILE, locate
+from birefnet.sources import CONFIG_FILE, PREPROCESSOR_FILE, is_bundled, locate
 
 _LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "openvino", "pillow", "torch")
 
@@ -26,13 +26,16 @@ class Model:
         identity: JSON values that change whenever its predictions may.
         masks: folder for its predictions, as SET/NAME.png.
         keep: whether the predictions are wanted as files, also where their scores are known.
+        tell: takes remarks about how the model was loaded and runs, each once.
     """
 
     load: Callable[[], Predictor]
     identity: Any
     masks: Path
     keep: bool = False
+    tell: Callable[[str], None] = lambda _: None
     _predictor: Predictor | None = None
+    _told: set[str] = field(default_factory=set)
 
     def ready(self) -> Predictor:
         """Load the model, the first time.
@@ -42,6 +45,7 @@ class Model:
         """
         if self._predictor is None:
             self._predictor = self.load()
+            self._tell_notes(self._predictor)
         return self._predictor
 
     def predict(self, photo: Path, target: Path) -> None:
@@ -50,7 +54,16 @@ class Model:
         Raises:
             BiRefNetError: the model does not load, the photo cannot be read, or the mask not written.
         """
-        write_image(self.ready().predict(photo).mask(), target)
+        predictor = self.ready()
+        matte = predictor.predict(photo)
+        self._tell_notes(predictor)
+        write_image(matte.mask(), target)
+
+    def _tell_notes(self, predictor: Predictor) -> None:
+        for note in predictor.notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.tell(note)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class HowToRun:
     max_memory: int | None = None
     providers: tuple[str, ...] = ()
     allow_fallback: bool = False
+    compiled: bool = False
 
     def load(self, name: str | Path) -> Predictor:
         """Make a model ready for photos.
@@ -90,31 +104,34 @@ def open_model(
         how: how it is to be run.
         masks: folder for its predictions.
         keep: whether they are wanted as files.
-        tell: takes remarks about how the model was loaded.
+        tell: takes remarks about how the model was loaded and runs.
 
     Raises:
         BiRefNetError: there is no such model, or it cannot be had.
     """
-    if str(name) in BUNDLED:
+    if is_bundled(name):
         files = [bundled_file(str(name), suffix) for suffix in (".onnx", ".safetensors")]
     else:
         weights = locate(name, accept_licence=how.accept_licence).path
         beside = (weights.with_suffix(".bin"),) if weights.suffix.lower() == ".xml" else ()
         files = [weights, *beside, *(weights.with_name(other) for other in (CONFIG_FILE, PREPROCESSOR_FILE))]
 
-    def load_it() -> Predictor:
-        predictor = how.load(name)
-        for note in predictor.notes:
-            tell(note)
-        return predictor
-
     identity = [
         [file_digest(path) for path in files if path.is_file()],
         # Threads and memory change no more than the order of sums.
-        [how.engine, how.size, how.device, how.refine, how.precision, list(how.providers), how.allow_fallback],
+        [
+            how.engine,
+            how.size,
+            how.device,
+            how.refine,
+            how.precision,
+            list(how.providers),
+            how.allow_fallback,
+            how.compiled,
+        ],
         _package_version(),
     ]
-    return Model(load_it, identity, masks, keep)
+    return Model(partial(how.load, name), identity, masks, keep, tell)
 
 
 @cache

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from birefnet._atomic import atomic_path
 from birefnet._extras import require
 from birefnet.config import InputSpec
-from birefnet.data.pairs import Pair, discover, images_below
+from birefnet.data.pairs import MASK_FOLDERS, Pair, discover, images_below
 from birefnet.engines.base import Engine
 from birefnet.engines.openvino_library import openvino_library
 from birefnet.errors import DataError, OutputError
+from birefnet.export.checks import check_weights_place
+from birefnet.export.facts import check_target
 from birefnet.export.sensitivity import Sensitivity, sensitivities
 from birefnet.export.traceable import grid_of, least_size
 from birefnet.export.verify import ExportReport, compare
@@ -103,8 +105,8 @@ class Quantiser(Protocol):
         """Take the ranges of activations from prepared photos, (1, 3, H, W) each."""
         ...
 
-    def write(self, target: Path, kept: Sequence[Sensitivity]) -> None:
-        """Write a file in which all but the given layers are quantised."""
+    def write(self, target: Path, kept: Sequence[Sensitivity]) -> int:
+        """Write a file in which all but the given layers are quantised; return how many have weights of 8 bits."""
         ...
 
     def engine(self, path: Path, threads: int | None = None) -> Engine:
@@ -121,7 +123,8 @@ class Int8Report(ExportReport):
         before: scores of the float32 file, by the field's names; empty where the calibration folder holds no masks.
         after: the same of the int8 file.
         scored: photos that were scored.
-        kept: names of the layers that stay in float32.
+        kept: names of the layers that stay in float32 because they are the most sensitive.
+        quantised: number of layers with weights of 8 bits.
         layers: number of convolutions and linear layers.
         size: bytes of the file, or files.
         size_before: bytes of the float32 file, or files.
@@ -133,6 +136,7 @@ class Int8Report(ExportReport):
     after: dict[str, float] = field(default_factory=dict)
     scored: int = 0
     kept: tuple[str, ...] = ()
+    quantised: int = 0
     layers: int = 0
     size: int = 0
     size_before: int = 0
@@ -146,9 +150,9 @@ class Int8Report(ExportReport):
     def lines(self) -> list[str]:
         """The report for a person, a line each."""
         lines = [
-            f"{len(self.kept)} of {self.layers} layers stay in float32",
+            f"{self.quantised} of {self.layers} layers in int8; the {len(self.kept)} most sensitive stay in float32",
             f"{self.size / 1e6:.1f} MB, of {self.size_before / 1e6:.1f} MB; {self.speed:.2f} times as fast, one thread",
-            f"alpha differs by {self.mean:.4f} in the mean, by {self.difference:.3f} at most",
+            f"alpha differs by {self.mean:.4f} in the mean",
         ]
         for name, value in self.before.items():
             lines.append(f"{name} {value:.4f} -> {self.after[name]:.4f} on {self.scored} photos not calibrated with")
@@ -181,17 +185,19 @@ def quantise_onnx(
 
     Raises:
         OutputError: too much quality is lost, or the network cannot be exported, or the file not written.
-        DataError: the calibration folder holds no photos.
+        DataError: the calibration folder holds no photos, is a data set that lacks a part, or has a mask of another
+            size than its photo.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     path = Path(path)
+    check_target(model, path, ".onnx")
     for library in ("onnx", "onnxscript"):
         require(library, extra="export")
     from birefnet.export.int8_onnx import OnnxQuantiser
 
     found = _calibration_set(Path(calibration))
     with tempfile.TemporaryDirectory(prefix="birefnet-") as folder, atomic_path(path) as temporary:
-        quantiser = OnnxQuantiser(model, Path(folder))
+        quantiser = OnnxQuantiser(model, Path(folder), path)
         return _search(model, quantiser, (temporary, path), found, photos, limit)
 
 
@@ -219,17 +225,18 @@ def quantise_openvino(
 
     Raises:
         OutputError: too much quality is lost, or the network cannot be converted, or the files not written.
-        DataError: the calibration folder holds no photos.
+        DataError: the calibration folder holds no photos, is a data set that lacks a part, or has a mask of another
+            size than its photo.
         MissingExtraError: openvino or nncf is not installed.
     """
     path = Path(path)
-    if path.suffix.lower() != ".xml":
-        raise OutputError(f"{path}: an OpenVINO file ends in .xml: choose such a name")
+    check_target(model, path, ".xml")
     for library in ("openvino", "nncf"):
         openvino_library(library)
     from birefnet.export.int8_openvino import OpenVinoQuantiser
     from birefnet.export.openvino import moved_together
 
+    check_weights_place(path)
     found = _calibration_set(Path(calibration))
     with tempfile.TemporaryDirectory(prefix="birefnet-") as folder, moved_together(path) as temporary:
         quantiser = OpenVinoQuantiser(model, Path(folder))
@@ -262,7 +269,9 @@ def _search(
     limit = limit if before else ALPHA_LIMIT
     for share in KEPT_SHARES:
         kept = ranked[: max(1, round(share * len(ranked)))]
-        quantiser.write(temporary, kept)
+        quantised = quantiser.write(temporary, kept)
+        if not quantised:
+            raise OutputError(f"{path}: not written, no layer could be quantised: export without --int8")
         engine = quantiser.engine(temporary)
         comparison, after = compare(engine, model, photos=photos), _score(engine, model, pairs)
         lost = before["maxF"] - after["maxF"] if before else comparison.mean
@@ -277,6 +286,7 @@ def _search(
                 after=after,
                 scored=len(pairs),
                 kept=tuple(layer.name for layer in kept),
+                quantised=quantised,
                 layers=len(ranked),
                 size=_size_of(temporary),
                 size_before=_size_of(quantiser.plain),
@@ -298,21 +308,32 @@ def _calibration_set(place: Path) -> tuple[list[Path], list[Pair]]:
     Raises:
         DataError: there are no photos.
     """
-    pairs = _pairs(place)
-    if len(pairs) >= 2:
-        return [pair.image for pair in _spread(pairs[::2], CALIBRATION_PHOTOS)], _spread(pairs[1::2], QUALITY_PHOTOS)
-    found = sorted(images_below(place)) if place.is_dir() else []
-    if not found:
-        raise DataError(f"{place}: no photos to calibrate with: name a folder that holds some hundred like yours")
-    return _spread(found, CALIBRATION_PHOTOS), []
+    if place.is_dir() and not _holds_masks(place):
+        found = sorted(images_below(place))
+        if not found:
+            raise DataError(f"{place}: no photos to calibrate with: name a folder that holds some hundred like yours")
+        return _spread(found, CALIBRATION_PHOTOS), []
+    pairs = list(discover(place).pairs)
+    if not pairs:
+        raise DataError(f"{place}: no photo has a mask of its name: name the folder of the photos alone")
+    # A single pair is calibrated with; there is none left to score on.
+    scored = _spread(pairs[1::2], QUALITY_PHOTOS)
+    for pair in scored:
+        photo, mask = read_photo(pair.image).rgb.shape[:2], read_map(pair.mask).levels.shape[:2]
+        if photo != mask:
+            sizes = " and ".join(f"{height} x {width}" for height, width in (mask, photo))
+            raise DataError(f"{pair.mask}: of another size than its photo ({sizes}): scale or remove it")
+    return [pair.image for pair in _spread(pairs[::2], CALIBRATION_PHOTOS)], scored
 
 
-def _pairs(place: Path) -> list[Pair]:
-    """Pairs of photo and mask of a data set; none where the folder is not laid out as one."""
+def _holds_masks(place: Path) -> bool:
+    """Whether there are masks in a folder or below it, which are no photos to calibrate with."""
+    if any(path.is_dir() and path.name in MASK_FOLDERS for path in place.rglob("*")):
+        return True
     try:
-        return list(discover(place).pairs)
-    except DataError:
-        return []
+        return bool(discover(place).pairs)  # masks beside their photos, told by their names
+    except DataError:  # no layout with masks: photos alone
+        return False
 
 
 def _spread(items: Sequence[_Item], most: int) -> list[_Item]:

@@ -18,7 +18,8 @@ from birefnet._processors import cpu_instructions
 from birefnet.engines.base import Engine
 from birefnet.engines.metadata import INPUT, METADATA_KEY
 from birefnet.engines.onnx_engine import OnnxEngine
-from birefnet.export.onnx import export_onnx
+from birefnet.errors import OutputError
+from birefnet.export.onnx import MOST_BYTES, build_graph, weight_bytes
 from birefnet.export.sensitivity import Sensitivity, fingerprint
 from birefnet.model import BiRefNet
 
@@ -38,16 +39,22 @@ class OnnxQuantiser:
     Args:
         model: the network.
         folder: for files on the way.
+        path: what the file will be called, for messages.
 
     Attributes:
         plain: the file of the network in float32.
     """
 
-    def __init__(self, model: BiRefNet, folder: Path) -> None:
+    def __init__(self, model: BiRefNet, folder: Path, path: Path) -> None:
         self.plain = folder / "float32.onnx"
         self._inferred = folder / "inferred.onnx"
         self._augmented = folder / "augmented.onnx"
-        export_onnx(model, self.plain)
+        if (size := weight_bytes(model)) > MOST_BYTES:  # ranges are taken from a file with float32 weights
+            raise OutputError(
+                f"{path}: the weights take {size / 2**30:.1f} GB, and one ONNX file holds less than 2: choose openvino"
+            )
+        graph, _ = build_graph(model, path)
+        self.plain.write_bytes(graph.SerializeToString())
         onnx.shape_inference.infer_shapes_path(str(self.plain), str(self._inferred))
         self._ranges: Any = None
 
@@ -60,8 +67,8 @@ class OnnxQuantiser:
             calibrator.collect_data(_Reader(images))
             self._ranges = calibrator.compute_data()
 
-    def write(self, target: Path, kept: Sequence[Sensitivity]) -> None:
-        """Write a file in which all but the given layers are quantised."""
+    def write(self, target: Path, kept: Sequence[Sensitivity]) -> int:
+        """Write a file in which all but the given layers are quantised; return how many have weights of 8 bits."""
         graph = onnx.load(self._inferred)
         with _quiet():
             quantizer = quantization.QDQQuantizer(
@@ -84,6 +91,7 @@ class OnnxQuantiser:
             if entry.key == METADATA_KEY:
                 entry.value = json.dumps({**json.loads(entry.value), "precision": "int8"})
         target.write_bytes(quantised.SerializeToString())
+        return count_quantised(quantised)
 
     def engine(self, path: Path, threads: int | None = None) -> Engine:
         """Run a file, what is not int8 in float32."""
@@ -102,6 +110,25 @@ def excluded_nodes(graph: onnx.ModelProto, kept: Sequence[Sensitivity]) -> list[
         if not own or fingerprint(numpy_helper.to_array(own[0])) in wanted:
             names.append(node.name)
     return names
+
+
+def count_quantised(graph: onnx.ModelProto) -> int:
+    """How many weights of layers are 8-bit whole numbers; weights with several readers count once."""
+    whole = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    given = {
+        node.output[0]: node.input[0]
+        for node in graph.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in whole
+    }
+    return len(
+        {
+            given[name]
+            for node in graph.graph.node
+            if node.op_type in WEIGHTED
+            for name in node.input[:2]
+            if name in given
+        }
+    )
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped

@@ -46,8 +46,8 @@ class OpenVinoQuantiser:
         """Keep prepared photos, (1, 3, H, W) each: NNCF takes ranges and quantises in one go."""
         self._images = images
 
-    def write(self, target: Path, kept: Sequence[Sensitivity]) -> None:
-        """Write a file in which all but the given layers are quantised."""
+    def write(self, target: Path, kept: Sequence[Sensitivity]) -> int:
+        """Write a file in which all but the given layers are quantised; return how many have weights of 8 bits."""
         nncf = openvino_library("nncf")
         graph = openvino_library().Core().read_model(self.plain)
         attends = any(node.get_type_name() in ("Softmax", "ScaledDotProductAttention") for node in graph.get_ops())
@@ -63,6 +63,7 @@ class OpenVinoQuantiser:
             )
         add_facts(quantised, self._model, "int8")
         save_graph(quantised, target)
+        return count_quantised(quantised)
 
     def engine(self, path: Path, threads: int | None = None) -> Engine:
         """Run a file, what is not int8 in float32."""
@@ -80,6 +81,17 @@ def excluded_nodes(graph: Any, kept: Sequence[Sensitivity]) -> list[str]:
         if source.get_type_name() == "Constant" and fingerprint(source.get_data()) in wanted:
             names.append(node.get_friendly_name())
     return names
+
+
+def count_quantised(graph: Any) -> int:
+    """How many weights of layers are 8-bit whole numbers; weights that are there twice count once."""
+    whole = openvino_library().Type.i8
+    weights = (
+        node.get_data()
+        for node in graph.get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == whole and len(node.get_output_shape(0)) > 1
+    )
+    return len({(weight.shape, weight.tobytes()) for weight in weights})
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """ONNX files that run at any size and batch, checked against the network they were made of."""
 
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch import nn
 
 from birefnet._atomic import atomic_path
 from birefnet._extras import require
+from birefnet.engines.base import Engine
 from birefnet.engines.metadata import INPUT, METADATA_KEY, OUTPUT
 from birefnet.engines.onnx_engine import OnnxEngine
-from birefnet.errors import ConfigError, OutputError, first_line
+from birefnet.errors import ConfigError, OutputError, WeightsError, first_line
 from birefnet.export.decompose import decompose
+from birefnet.export.facts import check_target, facts_of
 from birefnet.export.traceable import TraceableDeformConv2d, deform_conv2d_op, dynamic_shapes, example, traceable
 from birefnet.export.verify import FLOAT_BOUND, HALF_BOUND, ExportReport, compare
 from birefnet.model import BiRefNet
@@ -35,9 +37,6 @@ PRECISIONS = ("float32", "float16")
 
 MOST_BYTES = 2**31 - 2**20
 """What fits into one file: Protocol Buffers' own limit is 2 GiB."""
-
-# Which format of file goes with an opset, so that no runtime refuses a file for that alone.
-_IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 
 
 def export_onnx(
@@ -75,41 +74,95 @@ def export_onnx(
         InputError: the folder holds no photos.
     """
     path = Path(path)
-    if path.suffix.lower() != ".onnx":
-        raise OutputError(f"{path}: an ONNX file ends in .onnx: choose such a name")
+    check_target(model, path, ".onnx")
+    graph, chosen = build_graph(
+        model, path, half=half, precision=precision, decompose_deform=decompose_deform, opset=opset
+    )
+    bound = HALF_BOUND if half or precision == "float16" else FLOAT_BOUND
+    needs_operator = any(node.op_type == "DeformConv" for node in graph.graph.node)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+        del graph  # a large network need not lie in memory three times while it runs
+        comparison = compare(run_file(temporary, path), model, photos=photos)
+        comparison.require(bound, path)
+    return comparison.report(path, _runtimes(chosen, needs_operator=needs_operator))
+
+
+def build_graph(
+    model: BiRefNet,
+    path: Path,
+    *,
+    half: bool = False,
+    precision: str = "float32",
+    decompose_deform: bool = False,
+    opset: int | None = None,
+) -> tuple[Any, int]:
+    """Trace a network as an `onnx.ModelProto` with its metadata.
+
+    Args:
+        model: the network.
+        path: what the file will be called, for messages.
+        half: as of `export_onnx`, and so are the others.
+        precision: see there.
+        decompose_deform: see there.
+        opset: see there.
+
+    Returns:
+        The graph, and its opset.
+
+    Raises:
+        ConfigError: no such precision, or the opset lacks an operator.
+        OutputError: the network cannot be exported.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: an ONNX file computes in {' or '.join(PRECISIONS)}")
     for library in ("onnx", "onnxscript"):
         require(library, extra="export")
-    _check_size(model, path, halved=half or precision == "float16")
+    from birefnet.export import onnx_graph
+
+    _check_weights(model, path, halved=half or precision == "float16")
     network = traceable(model)
     deformable = any(isinstance(part, TraceableDeformConv2d) for part in network.modules())
     if decompose_deform:
         decompose(network)
     opset = _choose_opset(opset, needs_operator=deformable and not decompose_deform)
-    graph = _trace(network, model, opset)
-    _strip_notes(graph)
-    _merge_bias(graph)
+    graph = _trace(network, model, path, opset)
+    onnx_graph.strip_notes(graph)
+    onnx_graph.merge_bias(graph)
+    onnx_graph.fold_transposes(graph)
     if precision == "float16":
-        graph = _to_float16(graph)
+        onnx_graph.to_float16(graph)
     elif half:
-        _halve_weights(graph)
-    facts = {
-        "input_spec": model.input_spec.to_dict(),
-        "config": model.config.to_dict(),
-        "output": OUTPUT,
-        "precision": precision,
-        "opset": opset,
-    }
-    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
-    bound = HALF_BOUND if half or precision == "float16" else FLOAT_BOUND
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(graph.SerializeToString())
-        del graph, network  # a large network need not lie in memory three times while it runs
-        comparison = compare(OnnxEngine(temporary), model, photos=photos)
-        comparison.require(bound, path)
-    runtime = "1.25" if deformable and not decompose_deform else "1.18" if opset > OPSET else "1.14"
-    return comparison.report(path, f"opset {opset}: runs in ONNX Runtime from {runtime} on")
+        onnx_graph.halve_weights(graph)
+    graph.metadata_props.add(key=METADATA_KEY, value=facts_of(model, precision, opset=opset))
+    return graph, opset
+
+
+def run_file(temporary: Path, path: Path) -> Engine:
+    """Load a file that has not got its name yet.
+
+    Args:
+        temporary: where it is.
+        path: what it will be called, for the message.
+
+    Raises:
+        OutputError: ONNX Runtime does not load it.
+    """
+    try:
+        return OnnxEngine(temporary)
+    except WeightsError as error:
+        reason = str(error).replace(str(temporary), path.name)
+        raise OutputError(f"{path}: not written ({reason}): leave --precision and --opset out") from error
+
+
+def _runtimes(opset: int, *, needs_operator: bool) -> str:
+    """Say which versions of ONNX Runtime run a file, as far as it is known."""
+    if needs_operator:
+        return f"opset {opset} with DeformConv: runs in ONNX Runtime from 1.25 on"
+    if opset == OPSET:
+        return f"opset {opset}: runs in ONNX Runtime from 1.14 on"
+    return f"opset {opset}: checked in ONNX Runtime {version('onnxruntime')}; older ones may not have it"
 
 
 def _choose_opset(asked: int | None, *, needs_operator: bool) -> int:
@@ -123,8 +176,13 @@ def _choose_opset(asked: int | None, *, needs_operator: bool) -> int:
     return asked
 
 
-def _check_size(model: BiRefNet, path: Path, *, halved: bool) -> None:
-    size = sum(parameter.numel() for parameter in model.parameters()) * (2 if halved else 4)
+def weight_bytes(model: BiRefNet) -> int:
+    """What the weights take as float32."""
+    return 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_weights(model: BiRefNet, path: Path, *, halved: bool) -> None:
+    size = weight_bytes(model) // (2 if halved else 1)
     if size > MOST_BYTES:
         remedy = "choose openvino" if halved else "store them as float16 (--half), or choose openvino"
         raise OutputError(
@@ -132,7 +190,7 @@ def _check_size(model: BiRefNet, path: Path, *, halved: bool) -> None:
         )
 
 
-def _trace(network: nn.Module, model: BiRefNet, opset: int) -> Any:  # an onnx.ModelProto
+def _trace(network: nn.Module, model: BiRefNet, path: Path, opset: int) -> Any:  # an onnx.ModelProto
     noise = logging.getLogger("torch.onnx")
     level = noise.level
     noise.setLevel(logging.ERROR)
@@ -152,7 +210,7 @@ def _trace(network: nn.Module, model: BiRefNet, opset: int) -> Any:  # an onnx.M
         assert program is not None
         return program.model_proto
     except Exception as error:  # whatever the exporter cannot express
-        raise OutputError(f"the network cannot be exported to ONNX ({_cause(error)})") from error
+        raise OutputError(f"{path}: the network cannot be exported to ONNX ({_cause(error)})") from error
     finally:
         noise.setLevel(level)
 
@@ -173,86 +231,3 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     assert deform_conv2d_op is not None  # which registers what is named below
     return {torch.ops.birefnet.deform_conv2d.default: deformable}
-
-
-# --- what is done to the graph ---
-
-
-def _strip_notes(graph: Any) -> None:
-    """Drop the exporter's notes: a tenth of the file, with source lines and paths of the machine it was made on."""
-    del graph.metadata_props[:]
-    del graph.graph.metadata_props[:]
-    del graph.graph.value_info[:]
-    del graph.functions[:]
-    for item in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    graph.ir_version = min(graph.ir_version, _IR_VERSIONS[graph.opset_import[0].version])
-
-
-def _merge_bias(graph: Any) -> None:
-    """Give deformable convolutions the number that is added to each of their channels: one pass over a map less."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for node in [node for node in graph.graph.node if node.op_type == "DeformConv"]:
-        following = readers.get(node.output[0], [])
-        if len(following) != 1 or following[0].op_type != "Add":
-            continue
-        add = following[0]
-        names = [name for name in add.input if name in constants]
-        if len(names) != 1:
-            continue
-        bias = numpy_helper.to_array(constants[names[0]])
-        if bias.shape != (len(bias), 1, 1):
-            continue
-        # A constant of its own, as several additions may share one.
-        node.input[3] = f"{node.output[0]}.bias"
-        graph.graph.initializer.append(numpy_helper.from_array(bias.reshape(-1).copy(), node.input[3]))
-        node.output[0] = add.output[0]
-        graph.graph.node.remove(add)
-    read = {name for node in graph.graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in read]:
-        graph.graph.initializer.remove(tensor)
-
-
-def _halve_weights(graph: Any) -> None:
-    """Store weights as float16 and cast them where they are used; the runtime does so once, when it loads the file."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 64:
-            continue
-        values = numpy_helper.to_array(tensor).astype(np.float16)
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    for cast in reversed(casts):
-        graph.graph.node.insert(0, cast)
-    onnx.checker.check_model(graph)
-
-
-# Sums of many terms and exponentials, which lose most by rounding, and positions, of which float16 could not tell the
-# pixels of a large map apart.
-_FLOAT32_OPERATORS = ("Softmax", "LayerNormalization", "ReduceMean", "GridSample", "Resize", "Range", "Erf", "Gelu")
-
-
-def _to_float16(graph: Any) -> Any:
-    """Compute in float16 but for sums and positions; input and output stay float32."""
-    from onnxruntime.transformers import float16
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # weights too small for float16, which the comparison judges
-        return float16.convert_float_to_float16(
-            graph,
-            keep_io_types=True,
-            disable_shape_infer=True,
-            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPERATORS],
-        )

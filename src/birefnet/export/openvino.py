@@ -1,7 +1,8 @@
 """OpenVINO files that run at any size and batch, checked against the network they were made of."""
 
-import json
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,11 @@ from birefnet.engines.base import Engine
 from birefnet.engines.metadata import INPUT, METADATA_KEY, OUTPUT
 from birefnet.engines.openvino_library import openvino_library
 from birefnet.errors import OutputError, first_line
+from birefnet.export.checks import check_weights_place
+from birefnet.export.facts import check_target, facts_of
 from birefnet.export.traceable import OPERATOR, example, traceable
-from birefnet.export.verify import FLOAT_BOUND, ExportReport, compare
+from birefnet.export.verify import FLOAT_BOUND, HALF_BOUND, ExportReport, compare
 from birefnet.model import BiRefNet
-
-HALF_WEIGHTS_BOUND = 0.01
-"""What alpha may differ by when the weights are rounded to float16."""
 
 
 def export_openvino(
@@ -46,11 +46,11 @@ def export_openvino(
         InputError: the folder holds no photos.
     """
     path = Path(path)
-    if path.suffix.lower() != ".xml":
-        raise OutputError(f"{path}: an OpenVINO file ends in .xml: choose such a name")
+    check_target(model, path, ".xml")
+    check_weights_place(path)
     graph = convert(model)
     add_facts(graph, model, "float32", weights="float16" if half else "float32")
-    bound = HALF_WEIGHTS_BOUND if half else FLOAT_BOUND
+    bound = HALF_BOUND if half else FLOAT_BOUND
     notes = (f"the weights are in {path.with_suffix('.bin').name}, which has to stay beside it",)
     with moved_together(path) as temporary:
         save_graph(graph, temporary, half=half)
@@ -92,14 +92,7 @@ def add_facts(graph: Any, model: BiRefNet, precision: str, **more: Any) -> None:
         precision: what its arithmetic is in, "float32" or "int8".
         more: further entries.
     """
-    facts = {
-        "input_spec": model.input_spec.to_dict(),
-        "config": model.config.to_dict(),
-        "output": OUTPUT,
-        "precision": precision,
-        **more,
-    }
-    graph.set_rt_info(json.dumps(facts), [METADATA_KEY])
+    graph.set_rt_info(facts_of(model, precision, **more), [METADATA_KEY])
 
 
 def run_file(path: Path) -> Engine:
@@ -113,17 +106,36 @@ def run_file(path: Path) -> Engine:
 def moved_together(path: Path) -> Iterator[Path]:
     """Give a temporary path for an OpenVINO file and its weights; on success both are moved to `path`, else removed.
 
+    Where the second cannot be moved, the first is put back. Two renames follow each other at once, with nothing between
+    them: only a process that is killed there leaves new weights beside the older file.
+
     Raises:
         OutputError: the operating system refused to write.
     """
-    with atomic_path(path) as temporary, atomic_path(path.with_suffix(".bin")) as weights:
-        # OpenVINO itself names the weights after the file that describes them.
-        beside = temporary.with_suffix(".bin")
-        try:
+    weights = path.with_suffix(".bin")
+    moving = None  # what the file is known by, once renaming has begun
+    beside = older = path
+    try:
+        with atomic_path(path) as temporary:
+            # OpenVINO itself names the weights after the file that describes them.
+            beside, older = temporary.with_suffix(".bin"), temporary.with_suffix(".older")
             yield temporary
+            check_weights_place(path)  # what was there at the start may not be what is there now
+            if weights.exists():
+                shutil.copy2(weights, older)
+            moving = temporary.stat()
             beside.replace(weights)
-        finally:
-            beside.unlink(missing_ok=True)
+    except BaseException:  # Ctrl-C too
+        arrived = moving is not None and path.exists() and os.path.samestat(moving, path.stat())
+        if moving is not None and not arrived and not beside.exists():
+            if older.exists():
+                older.replace(weights)
+            else:
+                weights.unlink()
+        raise
+    finally:
+        for place in {beside, older} - {path}:
+            place.unlink(missing_ok=True)
 
 
 def save_graph(graph: Any, path: Path, *, half: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Programs of `torch.export`, which run in PyTorch without this package, and compiled packages of them."""
 
-import json
 import os
 import shutil
 import warnings
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from birefnet._atomic import atomic_path
-from birefnet.engines.metadata import METADATA_KEY, OUTPUT
+from birefnet.engines.metadata import METADATA_KEY
 from birefnet.errors import OutputError, first_line
 from birefnet.export.decompose import decompose
+from birefnet.export.facts import check_target, facts_of
 from birefnet.export.traceable import dynamic_shapes, example, traceable
 from birefnet.export.verify import FLOAT_BOUND, ExportReport, compare, shapes_for
 from birefnet.model import BiRefNet
@@ -52,22 +52,14 @@ def export_program(
         InputError: the folder holds no photos.
     """
     path = Path(path)
-    if path.suffix.lower() != ".pt2":
-        raise OutputError(f"{path}: a program of torch.export ends in .pt2: choose such a name")
+    check_target(model, path, ".pt2", cells=LEAST_CELLS)
     if aot and _compiler() is None:
         raise OutputError(f"{path}: compiling needs a C++ compiler, and none is here: install g++, or leave --aot out")
     program = trace(model)
-    facts = json.dumps(
-        {
-            "input_spec": model.input_spec.to_dict(),
-            "config": model.config.to_dict(),
-            "output": OUTPUT,
-            "precision": "float32",
-        }
-    )
+    facts = facts_of(model, "float32", cells=LEAST_CELLS)
     with atomic_path(path) as temporary:
         if aot:
-            _compile(program, temporary, facts)
+            _compile(program, (temporary, path), facts)
         else:
             torch.export.save(program, temporary, extra_files={FACTS_FILE: facts})
         del program
@@ -116,17 +108,23 @@ class ProgramEngine:
         return alpha.numpy()
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
+def _compile(program: torch.export.ExportedProgram, target: tuple[Path, Path], facts: str) -> None:
+    """Compile into a file.
+
+    Args:
+        program: what to compile.
+        target: where to, and what the file will be called.
+        facts: its metadata.
+    """
+    temporary, path = target
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler remarks on itself
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {METADATA_KEY: facts}}
+                program, package_path=str(temporary), inductor_configs={"aot_inductor.metadata": {METADATA_KEY: facts}}
             )
     except Exception as error:  # whatever the compiler cannot express
-        raise OutputError(
-            f"{path.name}: the network cannot be compiled ({first_line(error)}): leave --aot out"
-        ) from error
+        raise OutputError(f"{path}: the network cannot be compiled ({first_line(error)}): leave --aot out") from error
 
 
 def _compiler() -> str | None:

@@ -1,5 +1,6 @@
 """Comparing an exported file, run by the program it is for, with the network that it was made of."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
-from birefnet.data.pairs import images_below
 from birefnet.data.structures import Drawn
 from birefnet.engines.base import Engine
-from birefnet.errors import InputError, OutputError
+from birefnet.errors import OutputError
+from birefnet.export.checks import read_photos
 from birefnet.export.traceable import grid_of, least_size
-from birefnet.imaging.io import RgbImage, read_photo
+from birefnet.imaging.io import RgbImage
 from birefnet.imaging.preprocess import prepare
 from birefnet.model import BiRefNet
 
 Shape = tuple[int, int, int]
 """Batch, height and width."""
-
-MOST_PHOTOS = 6
-"""Photos of a folder that are looked at, spread evenly over its names."""
 
 FLOAT_BOUND = 1e-4
 """What alpha may differ by where both sides compute in float32."""
@@ -89,7 +87,8 @@ class Source:
     precision = "float32"
 
     def __init__(self, model: BiRefNet) -> None:
-        self._model = model
+        exact = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        self._model = model if exact else copy.deepcopy(model).float()
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Segment a batch.  (N, 3, H, W) float32 -> (N, 1, H, W) float32 in [0, 1]."""
@@ -116,13 +115,17 @@ def compare(
 
     Raises:
         InputError: the folder holds no photos.
+        DataError: the folder cannot be read.
         ImageError: a photo cannot be read.
     """
     pictures, note = _pictures(photos, model.input_spec)
     source, endless = Source(model), itertools.cycle(pictures)
     shapes = shapes or shapes_for(model)
+    # The largest batch again, until every picture has had its turn.
+    missing, widest = len(pictures) - sum(batch for batch, _, _ in shapes), max(shapes)
+    rounds = (*shapes, *[widest] * max(0, -(-missing // widest[0])))
     largest, means = 0.0, []
-    for batch, height, width in shapes:
+    for batch, height, width in rounds:
         spec = replace(model.input_spec, size=(height, width))
         images = np.stack([prepare(picture, spec) for picture in itertools.islice(endless, batch)])
         differences = np.abs(engine(images) - source(images))
@@ -158,19 +161,8 @@ def _pictures(photos: str | Path | None, spec: InputSpec) -> tuple[list[RgbImage
         drawn = Drawn(3)
         pictures = [drawn.draw(index, height, width)[0] for index in range(len(drawn))]
         return [*pictures, noise], "compared on 3 drawn pictures and noise; --photos FOLDER takes photos of your own"
-    paths = _photos(Path(photos))
-    pictures = [read_photo(path).rgb for path in paths]
-    return [*pictures, noise], f"compared on {len(paths)} photos of {photos} and noise"
-
-
-def _photos(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    found = sorted(images_below(place)) if place.is_dir() else []
-    if not found:
-        raise InputError(f"{place}: no photos to compare on: name a folder that holds some, or one photo")
-    step = max(1, len(found) / MOST_PHOTOS)
-    return [found[int(index * step)] for index in range(min(MOST_PHOTOS, len(found)))]
+    pictures = read_photos(photos)
+    return [*pictures, noise], f"compared on {len(pictures)} photos of {photos} and noise"
 
 
 @contextmanager

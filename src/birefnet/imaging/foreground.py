@@ -98,11 +98,12 @@ def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
     def fill(box: Box) -> None:
         near = box.grown(_REACH, size)
         window = box.grown(_MARGIN, size)
+        inside, core = near.within(window), box.within(near)
         buffers = spare.get()
-        _fuse_twice(
-            rgb[window.part], alpha[window.part], near.within(window), box.within(near), result[box.part], buffers
-        )
-        spare.put(buffers)
+        try:
+            _fuse_twice(rgb[window.part], alpha[window.part], inside, core, result[box.part], buffers)
+        finally:  # the other boxes wait for them
+            spare.put(buffers)
 
     # OpenCV and numpy let other threads run while they compute.
     with ThreadPoolExecutor(threads, "colours") as pool:

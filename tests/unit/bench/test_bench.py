@@ -1,12 +1,13 @@
 """Plans, processes, figures and what is shown of them, with real processes that run the bundled model."""
 
+import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from birefnet.bench.process import Process, WorkerError
 from birefnet.bench.product import MatrixProduct
 from birefnet.bench.worker import peak_memory
 from birefnet.cli import main
+from birefnet.cli.bench import save
 from birefnet.errors import ConfigError, OutputError
 
 NANO = Case("nano", "onnx", size=(64, 96))
@@ -87,14 +89,14 @@ def test_figures_are_medians_of_pairs() -> None:
 
 
 def test_the_bundled_model_is_measured_in_processes_of_its_own() -> None:
-    bench = Bench([Group(NANO, (Case("nano", "torch", size=(64, 96)),))], runs=3)
+    bench = Bench([Group(NANO, (Case("nano", "torch", size=(64, 96)),))], runs=2)
     finished = list(bench.run())
     reference, other = bench.rows
     assert [row.case for row in finished] == [other.case, reference.case]
     assert [row.error for row in finished] == [None, None]
     assert (reference.engine, reference.precision, reference.size) == ("onnx", "float32", (64, 96))
     assert other.engine == "torch"
-    assert len(reference.seconds) == len(other.seconds) == len(other.ratios) == 3
+    assert len(reference.seconds) == len(other.seconds) == len(other.ratios) == 2
     assert other.ratios == [b / a for a, b in zip(reference.seconds, other.seconds, strict=True)]
     assert reference.macs == other.macs > 1e7
     assert 0 < reference.efficiency < 20
@@ -196,24 +198,114 @@ def test_what_is_impossible_is_refused_before_anything_runs(words: list[str], me
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_stopping_shows_what_is_done(tmp_path: Path) -> None:
+def test_what_cannot_or_must_not_be_written_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    model, folder = tmp_path / "a.onnx", tmp_path / "model"
+    folder.mkdir()
+    for file in (model, tmp_path / "b.xml", tmp_path / "b.bin", folder / "config.json"):
+        file.write_bytes(b"weights")
+    (tmp_path / "link.json").symlink_to(model)
+    inputs = [str(model), str(tmp_path / "b.xml"), str(folder)]
+    for name in ("a.onnx", "b.xml", "b.bin", "model/config.json", "link.json", "model/../a.onnx"):
+        result = CliRunner().invoke(main, ["bench", *inputs, "--json", str(tmp_path / name)])
+        assert (result.exit_code, result.stdout) == (1, ""), name
+        assert "is part of a model that is measured: choose another name" in result.stderr
+    assert model.read_bytes() == b"weights"
+    for option, name in itertools.product(("--json", "--plot"), ("missing/a.png", "a.onnx/a.png", "a" * 300 + ".png")):
+        result = CliRunner().invoke(main, ["bench", *inputs, option, str(tmp_path / name)])
+        assert result.exit_code == 1
+        assert "cannot be written (" in result.stderr
+        assert result.stderr.count("\n") == 1
+    result = CliRunner().invoke(main, ["bench", *inputs, "--json", str(folder)])
+    assert "model: cannot be written (Is a directory)" in result.stderr
+    same = [str(tmp_path / "a.png"), "--plot", str(folder / ".." / "a.png")]
+    result = CliRunner().invoke(main, ["bench", *inputs, "--json", *same])
+    assert "--json and --plot are the same file" in result.stderr
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_chart_without_matplotlib_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = CliRunner().invoke(main, ["bench", "no-such-model", "--plot", str(tmp_path / "a.png")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "matplotlib is not installed: run  pip install 'birefnet[train]'" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_any_more_keeps_no_other_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row(NANO, seconds=[1.0])
+    assert not save([row], 1, tmp_path / "gone" / "a.json", tmp_path / "a.png")
+    assert "a.json: cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "a.png").exists()
+
+
+def test_one_that_dies_in_a_turn_leaves_the_other_to_go_on() -> None:
+    bench = Bench([], runs=3)
+    for killed in (0, 1):
+        rows = [Row(NANO), Row(NANO, against="the first")]
+        with Process() as first, Process() as second:
+            for process in (first, second):
+                process.ask("load", case=NANO.to_dict())
+            os.kill((first, second)[killed]._process.pid, signal.SIGKILL)
+            bench._take_turns([(first, rows[0]), (second, rows[1])])
+        assert "killed" in str(rows[killed].error)
+        assert rows[1 - killed].error is None
+        assert [len(row.seconds) for row in rows] == [3 * (killed == 1), 3 * (killed == 0)]
+        assert not rows[1].ratios
+
+
+def test_a_process_takes_no_module_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)\n")
+    (tmp_path / "birefnet").mkdir()
+    (tmp_path / "birefnet" / "__init__.py").write_text("raise SystemExit(8)\n")
+    monkeypatch.chdir(tmp_path)
+    with Process() as process, pytest.raises(WorkerError, match=r"^KeyError: 'juggle'$"):
+        process.ask("juggle")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exec sleep 60 >&-", "answers no more, though it has not ended"),
+        ("printf '{\"seco'", r"the process has died \(exit status 0: it said nothing\)"),
+    ],
+)
+def test_a_process_that_stops_answering_is_told_as_such(
+    script: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("birefnet.bench.process._PATIENCE", 0.3)
+    with Process() as process, pytest.raises(WorkerError, match=message):
+        process.ask("juggle")
+
+
+def test_stopping_shows_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Bench] = []
+
+    class Stopped(Bench):
+        """Sends this process what Ctrl-C does, once something is measured."""
+
+        def __init__(self, groups: Sequence[Group], runs: int) -> None:
+            super().__init__(groups, runs)
+            begun.append(self)
+            threading.Thread(target=self.stop, daemon=True).start()
+
+        def stop(self) -> None:
+            while not (self.rows and self.rows[0].seconds):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("birefnet.cli.bench.Bench", Stopped)
     words = ["nano", "--engine", "onnx", "--size", "64", "--runs", "1000000", "--json", str(tmp_path / "a.json")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "birefnet", "bench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    timer = threading.Timer(180, process.kill)
-    timer.start()
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while process.poll() is None and len(children.read_text().split()) < 2:
-        time.sleep(0.1)
-    workers = [int(child) for child in children.read_text().split()]
-    time.sleep(12)  # long enough to load and to run, which nothing outside tells
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    timer.cancel()
-    assert process.returncode == 130, err
-    assert "stopped: what was measured until now follows" in err
-    assert "| nano | onnx | float32 | 64x64 | 1 |" in out
+    result = CliRunner().invoke(main, ["bench", *words])
+    assert result.exit_code == 130, result.output
+    assert "stopped: what was measured until now follows" in result.stderr
+    assert "| nano | onnx | float32 | 64x64 | 1 |" in result.stdout
     assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["seconds"]
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert begun[0]._beside._process.returncode is not None
+    assert not begun[0]._folder.exists()

@@ -49,6 +49,8 @@ def test_a_provider_that_fell_back_is_told(chelsea: Path, tmp_path: Path) -> Non
         (("--provider", "rocn"), "did you mean 'rocm'"),
         (("--engine", "onnx", "--max-memory", "1G"), "the onnx engine keeps to no limit of memory"),
         (("--engine", "torch", "--provider", "cpu"), "are the onnx engine's"),
+        (("--engine", "onnx", "--compile"), "leave --compile out"),
+        (("--compile",), "compiled for cuda alone"),
         (("--max-memory", "lots"), "is no amount of memory"),
         (("--threads", "0"), "--threads"),
         (("--precision", "float8"), "--precision"),
@@ -63,7 +65,7 @@ def test_what_cannot_be_is_refused(options: tuple[str, ...], message: str, chels
 
 
 def test_every_command_that_runs_a_network_has_the_options() -> None:
-    wanted = {"engine", "precision", "threads", "max_memory", "providers", "allow_fallback"}
+    wanted = {"engine", "precision", "threads", "max_memory", "providers", "allow_fallback", "compiled"}
     for command in (cutout, evaluate, evaluate.commands["checkpoints"]):  # type: ignore[attr-defined]
         assert wanted <= {parameter.name for parameter in command.params}
 

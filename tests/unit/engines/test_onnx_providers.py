@@ -1,6 +1,7 @@
 """Which part of ONNX Runtime runs a network, and what is said where it is not the one asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -65,3 +66,37 @@ def test_a_runtime_without_the_deformable_convolution_is_told_the_remedy(tmp_pat
     assert "onnxruntime>=1.25" in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_where_a_provider_fails_the_next_ones_are_taken_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No provider that is there fails to start here, so one more is made out to be there, and to fail.
+    other = next((name for name in sorted(HERE) if name != "CPUExecutionProvider"), None)
+    if other is None:
+        pytest.skip("this ONNX Runtime has the CPU alone")
+    absent = PROVIDERS[ABSENT]
+    session = onnxruntime.InferenceSession
+
+    def start(path: str, *, providers: list[str], **options: Any) -> onnxruntime.InferenceSession:
+        if absent in providers:
+            raise RuntimeError("no driver\nfor it")
+        return session(path, providers=providers, **options)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*HERE, absent])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    for wanted in ([ABSENT, other, "cpu"], [other, ABSENT, "cpu"], [other, ABSENT]):
+        engine = OnnxEngine(NANO, providers=wanted, allow_fallback=True)
+        assert engine.providers == (other, "CPUExecutionProvider")
+        assert engine.notes[0].startswith(f"{ABSENT} is not in use: ")
+        with pytest.raises(InputError, match=rf"{ABSENT} does not start \(no driver\): pass --allow-fallback"):
+            OnnxEngine(NANO, providers=wanted)
+
+
+def test_a_damaged_file_is_not_the_providers_fault(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("not a model")
+    for allowed in (True, False):
+        with pytest.raises(WeightsError, match="not a model that ONNX Runtime can load"):
+            OnnxEngine(
+                tmp_path / "text.onnx",
+                providers=[*sorted(HERE - {"CPUExecutionProvider"}), "cpu"],
+                allow_fallback=allowed,
+            )

@@ -1,6 +1,7 @@
 """int8 files: what they keep, what they cost, and when they are not written."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def test_what_it_costs_is_measured_on_photos_that_were_not_calibrated_with(writt
     assert written.speed > 0
     text = "\n".join(written.lines())
     assert f"{written.after['maxF']:.4f} on 6 photos" in text
-    assert f"{len(written.kept)} of {written.layers} layers" in text
+    assert f"{written.quantised} of {written.layers} layers" in text
+    assert written.quantised > 0
 
 
 def test_most_layers_are_in_whole_numbers_and_the_most_sensitive_are_not(written: Int8Report) -> None:
@@ -126,12 +128,34 @@ def test_without_masks_alpha_itself_is_compared(data: Path, tmp_path: Path, monk
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_a_folder_without_photos_is_refused_in_one_line(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for place in (tmp_path / "empty", tmp_path / "missing"):
-        with pytest.raises(DataError, match="no photos to calibrate with") as error:
+    for place, message in (
+        (tmp_path / "empty", "no photos to calibrate with"),
+        (tmp_path / "missing", "no such folder"),
+    ):
+        with pytest.raises(DataError, match=message) as error:
             WRITERS[suffix](lively_model(), tmp_path / f"a{suffix}", calibration=place)
         assert "\n" not in str(error.value)
         assert str(place) in str(error.value)
     assert not (tmp_path / f"a{suffix}").exists()
+
+
+def test_masks_are_never_calibrated_with(data: Path, tmp_path: Path) -> None:
+    for part in ("im", "gt"):
+        (tmp_path / part).mkdir()
+        shutil.copy(data / part / "00.png", tmp_path / part)
+    assert int8._calibration_set(tmp_path) == ([tmp_path / "im" / "00.png"], [])
+    (tmp_path / "im" / "00.png").unlink()
+    with pytest.raises(DataError, match="holds no photos"):
+        int8._calibration_set(tmp_path)
+
+
+def test_a_mask_of_another_size_is_named_before_any_work(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    mask = tmp_path / "data" / "gt" / "01.png"
+    Image.new("L", (30, 20)).save(mask)
+    with pytest.raises(DataError, match="of another size than its photo") as error:
+        quantise_openvino(lively_model(), tmp_path / "a.xml", calibration=tmp_path / "data")
+    assert str(error.value).startswith(str(mask))
 
 
 def test_the_layer_that_hurts_most_comes_first(astronaut: Path) -> None:

@@ -13,7 +13,7 @@ from birefnet.engines.openvino_engine import OpenVinoEngine
 from birefnet.engines.openvino_library import openvino_library
 from birefnet.errors import OutputError
 from birefnet.export import openvino as export
-from birefnet.export.openvino import export_openvino
+from birefnet.export.openvino import export_openvino, moved_together
 from birefnet.export.verify import ExportReport
 from birefnet.modules.deform_conv import deform_conv2d
 from engine_files import lively_model
@@ -120,6 +120,50 @@ def test_impossible_places_are_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message) as error:
             export_openvino(lively_model(), path)
         assert "\n" not in str(error.value)
+
+
+def test_files_that_are_none_of_its_own_stay(tmp_path: Path) -> None:
+    path, weights = tmp_path / "tiny.xml", tmp_path / "tiny.bin"
+    weights.write_text("mine")
+    with pytest.raises(OutputError, match=r"would replace .*tiny\.bin"):
+        export_openvino(lively_model(), path)
+    weights.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match="a folder has this name"):
+        export_openvino(lively_model(), path)
+    assert [place.name for place in tmp_path.iterdir()] == ["tiny.xml"]
+
+
+def write_both(path: Path) -> None:
+    with moved_together(path) as temporary:
+        temporary.write_text("new")
+        temporary.with_suffix(".bin").write_text("new weights")
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_both_files_are_replaced_or_none(older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, weights = tmp_path / "tiny.xml", tmp_path / "tiny.bin"
+    if older:
+        path.write_text("old")
+        weights.write_text("old weights")
+    before = {place.name: place.read_text() for place in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def stopped(self: Path, target: Path) -> Path:
+        if Path(target) == path:
+            raise KeyboardInterrupt  # Ctrl-C between both
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_both(path)
+    assert {place.name: place.read_text() for place in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    write_both(path)
+    assert {place.name: place.read_text() for place in tmp_path.iterdir()} == {
+        "tiny.xml": "new",
+        "tiny.bin": "new weights",
+    }
 
 
 @pytest.mark.slow

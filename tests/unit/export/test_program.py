@@ -1,5 +1,6 @@
 """Programs of torch.export, loaded anew."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from birefnet.config import InputSpec
 from birefnet.errors import OutputError
 from birefnet.export import program
 from birefnet.export.program import FACTS_FILE, export_program
@@ -20,7 +22,9 @@ from small_models import small_model
 
 @pytest.fixture(scope="module")
 def model() -> BiRefNet:
-    return small_model()
+    network = copy.deepcopy(small_model())
+    network.input_spec = InputSpec(size=(128, 128))
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,7 @@ def test_the_file_says_what_goes_in_and_out(model: BiRefNet, written: ExportRepo
     torch.export.load(written.path, extra_files=files)
     facts = json.loads(files[FACTS_FILE])
     assert facts["output"] == "alpha"
+    assert (facts["grid"], facts["least"]) == (32, [128, 128])
     assert facts["config"] == model.config.to_dict()
     assert facts["input_spec"] == model.input_spec.to_dict()
 
@@ -59,6 +64,8 @@ def test_what_cannot_be_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(OutputError, match=r"ends in \.pt2"):
         export_program(model, tmp_path / "tiny.pt")
+    with pytest.raises(OutputError, match="its own size 64 x 64: choose multiples of 32 from 128 to 8192"):
+        export_program(small_model(), tmp_path / "tiny.pt2")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OutputError, match="needs a C\\+\\+ compiler") as error:
         export_program(model, tmp_path / "tiny.pt2", aot=True)

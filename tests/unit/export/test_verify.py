@@ -1,15 +1,18 @@
 """Comparing files with the network: what is compared, and that a difference is seen."""
 
+import copy
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from birefnet.config import InputSpec
 from birefnet.errors import InputError, OutputError
-from birefnet.export.verify import MOST_PHOTOS, Comparison, Source, compare, shapes_for
+from birefnet.export.checks import MOST_PHOTOS
+from birefnet.export.verify import Comparison, Source, compare, shapes_for
 from birefnet.model import BiRefNet
 from engine_files import lively_model
 from support import TINY, tiny_model
@@ -70,6 +73,10 @@ def test_the_photos_given_are_looked_at(tmp_path: Path, astronaut: Path) -> None
     )
     # The first picture is the photo, prepared as the weights want it, at the model's own size.
     assert engine.seen[0].shape == (1, 3, *model.input_spec.size)
+    # All six photos and the noise: every picture differs from the others at one of the sizes.
+    looked = Off(model, 0, 1)
+    compare(looked, model, photos=tmp_path)
+    assert sum(len(images) for images in looked.seen) >= MOST_PHOTOS + 1
     with pytest.raises(InputError, match="no photos to compare on"):
         compare(engine, model, photos=tmp_path / "missing")
 
@@ -101,3 +108,11 @@ def test_the_networks_mode_stays_as_it_was() -> None:
     model = tiny_model().train()
     Source(model)(np.zeros((2, 3, 64, 64), np.float32))
     assert model.training
+
+
+def test_a_network_in_bfloat16_is_compared_in_float32() -> None:
+    model = copy.deepcopy(lively_model()).bfloat16()
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
+    expected = Source(copy.deepcopy(model).float())(images)
+    np.testing.assert_array_equal(Source(model)(images), expected)
+    assert next(model.parameters()).dtype == torch.bfloat16

@@ -1,3 +1,5 @@
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -96,3 +98,24 @@ def test_an_alpha_without_edges(value: float) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     colours = estimate_foreground(rgb, np.full((300, 300), value, np.float32))
     assert np.array_equal(colours, rgb * np.uint8(value))
+
+
+def test_an_error_in_a_box_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(foreground, "_fuse_twice", fail)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            # As many boxes as outnumber the threads.
+            estimate_foreground(np.zeros((64, 4096, 3), np.uint8), np.full((64, 4096), 0.5, np.float32))
+        except MemoryError as error:
+            failed.append(error)
+
+    monkeypatch.setattr(foreground, "processors", lambda: 2)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert failed
