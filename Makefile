@@ -11,7 +11,7 @@ READY := $(VENV)/.birefnet-ready
 # make test VENV=.venv-other TORCH='torch>=2.6'
 TORCH ?= torch==2.13.0
 
-.PHONY: help check test quick fix
+.PHONY: help check test long quick fix
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,11 +30,14 @@ check: $(READY) ## lint, types, floors, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests but those that take minutes each
+	$(BIN)/python -m pytest -m 'not long'
+
+long: $(READY) ## the tests that take minutes each: exports of whole networks
+	$(BIN)/python -m pytest -m long
 
 quick: $(READY) ## the tests that take no more than seconds
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not long'
 
 fix: $(READY) ## format and mend what can be mended by itself
 	$(BIN)/ruff check --fix .

@@ -34,19 +34,19 @@ class DecomposedDeformConv2d(nn.Module):
         """Convolve.  (B, C, H, W) -> (B, O, H, W)."""
         batch, channels, height, width = x.shape
         offset, modulation = self.predictor(x).split(self.splits, dim=1)
-        offset = offset.view(batch, self.side, self.side, 2, height, width)
+        offset = offset.reshape(batch, self.side, self.side, 2, height, width)
         step = torch.arange(self.side).to(x.dtype) - self.side // 2
         down = torch.arange(height).to(x.dtype)[:, None] + step[:, None, None, None]
         right = torch.arange(width).to(x.dtype) + step[:, None, None]
         # Without `align_corners` -1 and 1 are the map's outer edges: pixel p has its centre at (2p + 1) / size - 1.
         y = (offset[:, :, :, 0] + down) * (2 / height) + (1 / height - 1)
         z = (offset[:, :, :, 1] + right) * (2 / width) + (1 / width - 1)
-        grids = torch.stack([z, y], dim=-1).view(batch, self.side, self.side * height, width, 2)
-        factors = modulation.sigmoid().view(batch, 1, self.side, self.side * height, width)
+        grids = torch.stack([z, y], dim=-1).reshape(batch, self.side, self.side * height, width, 2)
+        factors = modulation.sigmoid().reshape(batch, 1, self.side, self.side * height, width)
         out: Tensor | None = None
         for grid, factor, weight in zip(grids.unbind(1), factors.unbind(2), self.rows, strict=True):
             sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            row = F.conv2d((sampled * factor).view(batch, channels * self.side, height, width), weight)
+            row = F.conv2d((sampled * factor).reshape(batch, channels * self.side, height, width), weight)
             out = row if out is None else out + row
         assert out is not None
         return out

@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, monkeypatch: 
 BACKBONES = ["swin_v1_t", "pvt_v2_b0", "resnet50", "vgg16bn", "dino_v3_s"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_kind_of_backbone(backbone: str, tmp_path: Path) -> None:
     model = lively_model("deformable", backbone)

@@ -166,7 +166,7 @@ def test_both_files_are_replaced_or_none(older: bool, tmp_path: Path, monkeypatc
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["swin_v1_t", "pvt_v2_b0", "dino_v3_s"])
 def test_backbones_are_followed_at_sizes_that_the_trace_has_not_seen(backbone: str, tmp_path: Path) -> None:
     model = lively_model("aspp", backbone)

@@ -83,7 +83,7 @@ def test_a_program_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
 def test_a_compiled_package_runs_too(model: BiRefNet, tmp_path: Path) -> None:
     report = export_program(model, tmp_path / "tiny.pt2", aot=True)
