@@ -16,7 +16,7 @@ Scale = tuple[Tensor, Tensor]
 """What a batch norm does to a channel: its factor and its summand, (C,) each."""
 
 
-def fold_batch_norms(network: BiRefNet, image: Tensor) -> None:
+def fold_batch_norms(network: nn.Module, image: Tensor) -> None:
     """Put batch norms into the convolutions before them, in place; identities take their places.
 
     A norm is folded where it alone reads what one convolution gives, which is found out by running the network once.
@@ -30,7 +30,7 @@ def fold_batch_norms(network: BiRefNet, image: Tensor) -> None:
     try:
         pairs = _foldable(network, image)
     except Exception:
-        if not network.config.custom:
+        if not _custom(network):
             raise
         return  # a user's own part cannot take this image; it says so itself when it is used
     for conv, norm in pairs:
@@ -116,8 +116,14 @@ def _flat(items: Any) -> Iterator[Any]:
         yield from _flat(item)
 
 
-def _own_modules(network: BiRefNet) -> list[nn.Module]:
+def _custom(network: nn.Module) -> tuple[str, ...]:
+    return network.config.custom if isinstance(network, BiRefNet) else ()
+
+
+def _own_modules(network: nn.Module) -> list[nn.Module]:
     """The modules that are ours, without those of a user's parts."""
+    if not isinstance(network, BiRefNet):
+        return list(network.modules())
     custom = network.config.custom
     parts: list[nn.Module] = []
     if "backbone" in custom:
@@ -130,7 +136,7 @@ def _own_modules(network: BiRefNet) -> list[nn.Module]:
     return [module for module in network.modules() if module not in foreign]
 
 
-def _foldable(network: BiRefNet, image: Tensor) -> list[tuple[nn.Conv2d | ModulatedDeformConv2d, nn.BatchNorm2d]]:
+def _foldable(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d | ModulatedDeformConv2d, nn.BatchNorm2d]]:
     """Pairs of a convolution and the batch norm that alone reads what it gives, in every call of either."""
     made: dict[int, nn.Module] = {}  # a convolution's output, by its identity
     sources: dict[nn.BatchNorm2d, list[Tensor]] = {}
