@@ -30,10 +30,10 @@ check: $(READY) ## lint, types, floors, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-test: $(READY) ## all tests but those that take minutes each
+test: $(READY) ## the tests, but exports of many kinds, which take minutes
 	$(BIN)/python -m pytest -m 'not long'
 
-long: $(READY) ## the tests that take minutes each: exports of whole networks
+long: $(READY) ## the tests that take minutes: exports of many kinds and whole networks
 	$(BIN)/python -m pytest -m long
 
 quick: $(READY) ## the tests that take no more than seconds

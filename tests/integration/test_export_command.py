@@ -11,6 +11,8 @@ from birefnet.cli.export import CLASHES, FORMATS
 from birefnet.engines.onnx_engine import OnnxEngine
 from small_models import SMALL, small_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:

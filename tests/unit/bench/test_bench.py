@@ -302,7 +302,12 @@ def test_stopping_shows_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("birefnet.cli.bench.Bench", Stopped)
     words = ["nano", "--engine", "onnx", "--size", "64", "--runs", "1000000", "--json", str(tmp_path / "a.json")]
-    result = CliRunner().invoke(main, ["bench", *words])
+    # Should the command have ended when the signal comes, it must not end the tests.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        result = CliRunner().invoke(main, ["bench", *words])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 130, result.output
     assert "stopped: what was measured until now follows" in result.stderr
     assert "| nano | onnx | float32 | 64x64 | 1 |" in result.stdout

@@ -22,6 +22,8 @@ from birefnet.imaging.io import read_photo
 from birefnet.imaging.preprocess import prepare
 from engine_files import lively_model
 
+pytestmark = pytest.mark.long
+
 WRITERS: dict[str, Callable[..., Int8Report]] = {".onnx": quantise_onnx, ".xml": quantise_openvino}
 
 
@@ -42,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, astronaut: Path, chelsea: Pat
 
 
 # Exporting to ONNX takes most of a minute of its own.
-@pytest.fixture(scope="module", params=[pytest.param(".onnx", marks=pytest.mark.slow), ".xml"])
+@pytest.fixture(scope="module", params=[pytest.param(".onnx"), ".xml"])
 def written(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Int8Report:
     path = tmp_path_factory.mktemp("int8") / f"tiny{request.param}"
     # Random weights have no margins for rounding as trained ones have.
@@ -104,7 +106,6 @@ def test_the_metadata_say_int8(written: Int8Report) -> None:
     assert OpenVinoEngine(written.path, threads=1).input_spec == lively_model().input_spec
 
 
-@pytest.mark.slow
 def test_too_great_a_loss_is_an_error_that_leaves_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +116,6 @@ def test_too_great_a_loss_is_an_error_that_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_without_masks_alpha_itself_is_compared(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "ALPHA_LIMIT", 0.1)
     report = quantise_openvino(lively_model(), tmp_path / "tiny.xml", calibration=data / "im")

@@ -18,6 +18,8 @@ from birefnet.export.verify import ExportReport
 from birefnet.modules.deform_conv import deform_conv2d
 from engine_files import lively_model
 
+pytestmark = pytest.mark.long
+
 SHAPES = [(1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 160, 32)]
 
 
@@ -166,7 +168,6 @@ def test_both_files_are_replaced_or_none(older: bool, tmp_path: Path, monkeypatc
     }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["swin_v1_t", "pvt_v2_b0", "dino_v3_s"])
 def test_backbones_are_followed_at_sizes_that_the_trace_has_not_seen(backbone: str, tmp_path: Path) -> None:
     model = lively_model("aspp", backbone)

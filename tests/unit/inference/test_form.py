@@ -67,7 +67,9 @@ def assert_equal(model: BiRefNet, *shapes: tuple[int, ...]) -> InferenceModel:
     return form
 
 
-@pytest.mark.parametrize("index", range(len(COMBINATIONS)))
+@pytest.mark.parametrize(
+    "index", [pytest.param(i, marks=pytest.mark.long if i % 2 else ()) for i in range(len(COMBINATIONS))]
+)
 def test_every_two_options_give_the_same_logits(index: int) -> None:
     torch.manual_seed(index)
     model = filled(BiRefNet(**(COMBINATIONS[index] | WIDTHS)))
