@@ -6,7 +6,7 @@ from typing import Any
 
 from birefnet.engines.metadata import OUTPUT
 from birefnet.errors import OutputError
-from birefnet.export.traceable import MOST_CELLS, grid_of, least_size
+from birefnet.export.traceable import MOST_CELLS
 from birefnet.model import BiRefNet
 from birefnet.model.decoder import GRID
 
@@ -26,22 +26,21 @@ def facts_of(model: BiRefNet, precision: str, *, cells: int = 1, **more: Any) ->
             "config": model.config.to_dict(),
             "output": OUTPUT,
             "precision": precision,
-            "grid": grid_of(model),
-            "least": list(least_of(model, cells)),
+            "grid": model.grid,
+            "least": [least_of(model, cells)] * 2,
             **more,
         }
     )
 
 
-def least_of(model: BiRefNet, cells: int = 1) -> tuple[int, int]:
-    """The smallest input that a file takes, (height, width) in pixels.
+def least_of(model: BiRefNet, cells: int = 1) -> int:
+    """The smallest height and width that a file takes, in pixels.
 
     Args:
         model: what the file is made of.
         cells: the least that the format takes, in multiples of the grid.
     """
-    height, width = (max(side, cells * grid_of(model)) for side in least_size(model))
-    return height, width
+    return max(model.least_side, cells * model.grid)
 
 
 def check_target(model: BiRefNet, path: Path, suffix: str, *, cells: int = 1) -> None:
@@ -58,10 +57,10 @@ def check_target(model: BiRefNet, path: Path, suffix: str, *, cells: int = 1) ->
     """
     if path.suffix != suffix:
         raise OutputError(f"{path}: a file of this format ends in {suffix}: choose such a name")
-    grid, least, most = grid_of(model), least_of(model, cells), GRID * MOST_CELLS
-    for side, smallest in zip(model.input_spec.size, least, strict=True):
-        if side % grid or not smallest <= side <= most:
+    grid, least, most = model.grid, least_of(model, cells), GRID * MOST_CELLS
+    for side in model.input_spec.size:
+        if side % grid or not least <= side <= most:
             raise OutputError(
                 f"{path}: the file would not take its own size {' x '.join(map(str, model.input_spec.size))}: "
-                f"choose multiples of {grid} from {smallest} to {most} (--size)"
+                f"choose multiples of {grid} from {least} to {most} (--size)"
             )

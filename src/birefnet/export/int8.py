@@ -24,7 +24,6 @@ from birefnet.errors import DataError, OutputError
 from birefnet.export.checks import check_weights_place
 from birefnet.export.facts import check_target
 from birefnet.export.sensitivity import Sensitivity, sensitivities
-from birefnet.export.traceable import grid_of, least_size
 from birefnet.export.verify import ExportReport, compare
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
@@ -343,7 +342,7 @@ def _spread(items: Sequence[_Item], most: int) -> list[_Item]:
 
 def _ranking_images(model: BiRefNet, photos: Sequence[Path]) -> Photos:
     """A few photos, prepared at a small size."""
-    grid, (least, _) = grid_of(model), least_size(model)
+    grid, least = model.grid, model.least_side
     height, width = (max(least, min(side, _RANKING_SIDE) // grid * grid) for side in model.input_spec.size)
     return PreparedPhotos(_spread(photos, _RANKING_PHOTOS), replace(model.input_spec, size=(height, width)))
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from birefnet.backbones.swin_v1 import SwinStage
 from birefnet.export.windows import TraceableSwinStage
 from birefnet.inference.folding import fold_batch_norms
+from birefnet.inference.form import drop_training_heads
 from birefnet.model import BiRefNet
-from birefnet.model.decoder import GRID, DecoderStage
+from birefnet.model.decoder import GRID
 from birefnet.modules.deform_conv import ModulatedDeformConv2d, deform_conv2d
 from birefnet.modules.patches import InwardReference
 
@@ -131,30 +132,6 @@ def traceable(model: BiRefNet) -> nn.Module:
     return _Alpha(network).eval().requires_grad_(False)
 
 
-def drop_training_heads(network: BiRefNet) -> None:
-    """Remove what gives predictions to losses alone: they would be weights that nothing reads."""
-    network.class_head = None
-    for module in network.modules():
-        if isinstance(module, DecoderStage):
-            module.side_head = None
-            if module.outward is not None:
-                module.outward.register_module("prediction", nn.Identity())
-
-
-def grid_of(model: BiRefNet) -> int:
-    """What height and width of the network's input are multiples of, in pixels."""
-    return GRID * (1 if model.refinement is None else model.refinement.scale)
-
-
-def least_size(model: BiRefNet) -> tuple[int, int]:
-    """The smallest input the network takes, (height, width)."""
-    scale = 1 if model.refinement is None else model.refinement.scale
-    views = 1 if model.config.scale_fusion == "none" else 2
-    grid = grid_of(model)
-    side = max(grid, -(-views * scale * model.encoder.backbone.min_side // grid) * grid)
-    return side, side
-
-
 def dynamic_shapes(model: BiRefNet, cells: int = 1) -> tuple[dict[int, Any]]:
     """Say to `torch.export` how the input may vary: any batch, height and width in multiples of the grid.
 
@@ -162,8 +139,8 @@ def dynamic_shapes(model: BiRefNet, cells: int = 1) -> tuple[dict[int, Any]]:
         model: whose input it is.
         cells: least multiple of the grid.
     """
-    grid = grid_of(model)
-    least = max(least_size(model)[0], cells * grid)
+    grid = model.grid
+    least = max(model.least_side, cells * grid)
     batch = torch.export.Dim("batch", min=1)
     height, width = (
         grid * torch.export.Dim(name, min=least // grid, max=GRID * MOST_CELLS // grid) for name in ("rows", "columns")
@@ -173,6 +150,6 @@ def dynamic_shapes(model: BiRefNet, cells: int = 1) -> tuple[dict[int, Any]]:
 
 def example(model: BiRefNet) -> tuple[Tensor]:
     """An input to follow: no two sizes alike and none of them 1, lest an exporter take them for one or for fixed."""
-    grid, (least, _) = grid_of(model), least_size(model)
+    grid, least = model.grid, model.least_side
     cells = max(4, least // grid)
     return (torch.zeros(2, 3, cells * grid, (cells + 1) * grid),)

@@ -16,7 +16,6 @@ from birefnet.data.structures import Drawn
 from birefnet.engines.base import Engine
 from birefnet.errors import OutputError
 from birefnet.export.checks import read_photos
-from birefnet.export.traceable import grid_of, least_size
 from birefnet.imaging.io import RgbImage
 from birefnet.imaging.preprocess import prepare
 from birefnet.model import BiRefNet
@@ -142,8 +141,8 @@ def shapes_for(model: BiRefNet, cells: int = 1) -> tuple[Shape, ...]:
         model: whose input it is.
         cells: least multiple of the grid that the file takes.
     """
-    grid = grid_of(model)
-    least = max(least_size(model)[0], cells * grid)
+    grid = model.grid
+    least = max(model.least_side, cells * grid)
 
     def fitted(side: float) -> int:
         return max(least, round(side / grid) * grid)

@@ -17,6 +17,7 @@ from birefnet.inference.precision import DTYPES, choose_precision
 from birefnet.inference.resizing import resize_twice
 from birefnet.inference.swin import InferenceSwin
 from birefnet.model import BiRefNet
+from birefnet.model.decoder import DecoderStage
 from birefnet.model.refiners import Logits, Refinement
 from birefnet.modules.aspp import Aspp
 from birefnet.modules.resize import resize, size_of
@@ -139,7 +140,7 @@ def optimise(
     if next(network.parameters()).dtype in (torch.bfloat16, torch.float16):
         _cast(network, torch.float32, next(network.parameters()).device)  # what follows multiplies weights
     fold_batch_norms(network, next(network.parameters()).new_zeros(1, 3, *_probe_size(network)))
-    _drop_training_heads(network)
+    drop_training_heads(network)
     _replace_parts(network, GpuDeformableAspp if device.type != "cpu" else DeformableAspp)
     form = InferenceModel(network, precision).eval()
     _cast(form, DTYPES[precision], device)
@@ -156,8 +157,14 @@ def _with_shared_weights(model: BiRefNet) -> BiRefNet:
     return copy.deepcopy(model, memo).eval()
 
 
-def _drop_training_heads(network: BiRefNet) -> None:
+def drop_training_heads(network: BiRefNet) -> None:
+    """Remove what gives predictions to losses alone: they would be weights that nothing reads."""
     network.class_head = None
+    for module in network.modules():
+        if isinstance(module, DecoderStage):
+            module.side_head = None
+            if module.outward is not None:
+                module.outward.register_module("prediction", nn.Identity())
 
 
 def _replace_parts(parent: nn.Module, pyramid: Callable[[Aspp], nn.Module]) -> None:

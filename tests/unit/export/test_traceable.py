@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from birefnet.backbones.swin_v1 import SwinStage
 from birefnet.config import InputSpec
 from birefnet.export.decompose import DecomposedDeformConv2d, decompose
-from birefnet.export.traceable import TraceableDeformConv2d, deform_conv2d_op, grid_of, traceable
+from birefnet.export.traceable import TraceableDeformConv2d, deform_conv2d_op, traceable
 from birefnet.export.windows import FORBIDDEN, TraceableSwinStage, windows_of
 from birefnet.inference.folding import affine_of, fold_batch_norms
 from birefnet.model import BiRefNet
@@ -57,8 +57,8 @@ def test_every_option_has_the_form(index: int) -> None:
     form = traceable(model)
     # A batch norm that follows no convolution stays; none of ours does.
     assert norms_of(form) == []
-    side = 2 * grid_of(model)  # what the smallest of these backbones can see at half of its size too
-    image = torch.randn(1, 3, side, side + grid_of(model))
+    side = 2 * model.grid  # what the smallest of these backbones can see at half of its size too
+    image = torch.randn(1, 3, side, side + model.grid)
     with torch.inference_mode():
         torch.testing.assert_close(form(image), model(image).sigmoid(), atol=1e-5, rtol=1e-5)
 
