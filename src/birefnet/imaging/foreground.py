@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from birefnet._processors import processors
 from birefnet.imaging.io import Alpha, RgbImage
+from birefnet.imaging.tiling import Window
 
 Plane = NDArray[np.float32]
 Marks = NDArray[np.bool_]
@@ -33,33 +34,6 @@ _REACH = RADII[-1] // 2 + 1
 _LOW, _HIGH = np.float32(0.5 / 255), np.float32(1 - 0.5 / 255)
 # Against a division by zero, as the paper has it: alpha is in [0, 1].
 _EPSILON = np.float32(1e-5)
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels or of cells; the last two are exclusive."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def part(self) -> tuple[slice, slice]:
-        """The rectangle as an index of an array."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-    def grown(self, margin: int, size: tuple[int, int]) -> "Box":
-        """The rectangle with a margin, as far as a photo of `size` has it."""
-        return Box(
-            max(self.top - margin, 0),
-            max(self.left - margin, 0),
-            min(self.bottom + margin, size[0]),
-            min(self.right + margin, size[1]),
-        )
-
-    def within(self, outer: "Box") -> "Box":
-        """The same rectangle, counted from the corner of one that holds it."""
-        return Box(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
 
 def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
@@ -86,7 +60,7 @@ def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
             part = np.s_[row * CELL : (row + 1) * CELL, left * CELL : right * CELL]
             result[part] = cv2.copyTo(rgb[part], (alpha[part] > 0).view(np.uint8))
     boxes = [
-        Box(box.top * CELL, box.left * CELL, min(box.bottom * CELL, height), min(box.right * CELL, width))
+        Window(box.top * CELL, box.left * CELL, min(box.bottom * CELL, height), min(box.right * CELL, width))
         for box in _boxes(undecided)
     ]
 
@@ -95,7 +69,7 @@ def estimate_foreground(rgb: RgbImage, alpha: Alpha) -> RgbImage:
     for _ in range(threads):
         spare.put(_Buffers())
 
-    def fill(box: Box) -> None:
+    def fill(box: Window) -> None:
         near = box.grown(_REACH, size)
         window = box.grown(_MARGIN, size)
         inside, core = near.within(window), box.within(near)
@@ -133,23 +107,23 @@ def _runs(marks: Marks) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def _boxes(cells: Marks) -> list[Box]:
+def _boxes(cells: Marks) -> list[Window]:
     """Cover the marked cells of a photo by boxes that are no larger than `BLOCK` and do not overlap, in cells."""
     boxes = []
     for top in range(0, cells.shape[0], BLOCK):
         for left in range(0, cells.shape[1], BLOCK):
-            block = Box(top, left, min(top + BLOCK, cells.shape[0]), min(left + BLOCK, cells.shape[1]))
+            block = Window(top, left, min(top + BLOCK, cells.shape[0]), min(left + BLOCK, cells.shape[1]))
             boxes.extend(_split(cells, block))
     return boxes
 
 
-def _split(cells: Marks, box: Box) -> list[Box]:
+def _split(cells: Marks, box: Window) -> list[Window]:
     """Shrink a box to its marked cells, and halve it where the halves, with their margins, are less work."""
     rows, columns = (np.flatnonzero(cells[box.part].any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return []
     top, left = box.top + int(rows[0]), box.left + int(columns[0])
-    whole = Box(top, left, box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1)
+    whole = Window(top, left, box.top + int(rows[-1]) + 1, box.left + int(columns[-1]) + 1)
     if whole.bottom - top >= whole.right - left:
         middle = (top + whole.bottom) // 2
         halves = whole._replace(bottom=middle), whole._replace(top=middle)
@@ -162,7 +136,7 @@ def _split(cells: Marks, box: Box) -> list[Box]:
     return parts if sum(map(_work, parts)) < _work(whole) else [whole]
 
 
-def _work(box: Box) -> int:
+def _work(box: Window) -> int:
     """Pixels that the first blur of a box goes over."""
     return ((box.bottom - box.top) * CELL + 2 * _MARGIN) * ((box.right - box.left) * CELL + 2 * _MARGIN)
 
@@ -181,7 +155,7 @@ class _Buffers:
         return self._kept[name][:count].reshape(shape)
 
 
-def _fuse_twice(rgb: RgbImage, alpha: Alpha, near: Box, core: Box, result: RgbImage, buffers: _Buffers) -> None:
+def _fuse_twice(rgb: RgbImage, alpha: Alpha, near: Window, core: Window, result: RgbImage, buffers: _Buffers) -> None:
     """Blur fusion of a window of a photo, a colour after the other: what is the same for all is computed once.
 
     With P and Q the blurs of the layers' colours weighted by their shares a and b = 1 - a, and s the blur of a, the

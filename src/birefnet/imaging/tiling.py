@@ -9,7 +9,7 @@ Mask = NDArray[np.bool_]
 
 
 class Window(NamedTuple):
-    """A rectangle inside a photo, in its pixels; the last two are exclusive."""
+    """A rectangle of pixels, or of cells of them; the last two are exclusive."""
 
     top: int
     left: int
@@ -20,6 +20,19 @@ class Window(NamedTuple):
     def part(self) -> tuple[slice, slice]:
         """The rectangle as an index of an (H, W) array."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def grown(self, margin: int, size: tuple[int, int]) -> "Window":
+        """The rectangle with a margin, as far as a photo of `size` has it."""
+        return Window(
+            max(self.top - margin, 0),
+            max(self.left - margin, 0),
+            min(self.bottom + margin, size[0]),
+            min(self.right + margin, size[1]),
+        )
+
+    def within(self, outer: "Window") -> "Window":
+        """The same rectangle, counted from the corner of one that holds it."""
+        return Window(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
 
 def cover(cells: Mask, size: tuple[int, int], window: tuple[int, int], margin: tuple[int, int]) -> list[Window]:
