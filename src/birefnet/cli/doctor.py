@@ -85,9 +85,9 @@ def providers() -> list[str]:
 
 def openvino_devices() -> list[str]:
     """Devices that OpenVINO finds; none without OpenVINO, or where it finds no runtime of its own."""
-    from birefnet.engines.openvino_library import openvino_library
+    from birefnet.engines.openvino_library import openvino_core
 
     try:
-        return list(openvino_library().Core().available_devices)
+        return list(openvino_core().available_devices)
     except (BiRefNetError, RuntimeError):
         return []

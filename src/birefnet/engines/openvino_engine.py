@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from birefnet._processors import cores
 from birefnet.engines.metadata import INPUT, METADATA_KEY, check_images, check_precision, check_threads, read_facts
-from birefnet.engines.openvino_library import openvino_library
+from birefnet.engines.openvino_library import openvino_core
 from birefnet.errors import InputError, WeightsError, first_line
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class OpenVinoEngine:
         if path.suffix.lower() not in SUFFIXES:
             raise WeightsError(f"{path}: the openvino engine runs .xml and .onnx files; name one of these")
         device = device.upper()
-        core = openvino_library().Core()
+        core = openvino_core()
         try:
             native = core.get_property(device, "INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:

@@ -1,10 +1,14 @@
 """OpenVINO itself, when it is needed, without what it would tell its makers."""
 
 import sys
+from functools import cache
 from types import ModuleType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from birefnet._extras import require
+
+if TYPE_CHECKING:
+    import openvino
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -24,3 +28,18 @@ def openvino_library(module: str = "openvino") -> ModuleType:
     # None stands for a module that cannot be imported; one that is imported already stays.
     sys.modules.setdefault(_TELEMETRY, cast(ModuleType, None))
     return require(module, extra="openvino")
+
+
+@cache
+def openvino_core() -> "openvino.Core":
+    """The one core of the process, which is never let go.
+
+    A core that compiles gives the thread a stack of its own for signals and takes it away in the end. Of two cores
+    whose lives overlap the one that ends last leaves the thread with the stack of the other, which is gone: the next
+    Ctrl-C, or a process that ends, is then a segmentation fault.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
+    core: openvino.Core = openvino_library().Core()
+    return core

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from birefnet.engines.base import Engine
 from birefnet.engines.metadata import INPUT
 from birefnet.engines.openvino_engine import OpenVinoEngine
-from birefnet.engines.openvino_library import openvino_library
+from birefnet.engines.openvino_library import openvino_core, openvino_library
 from birefnet.export.openvino import add_facts, convert, save_graph
 from birefnet.export.sensitivity import Sensitivity, fingerprint
 from birefnet.model import BiRefNet
@@ -49,7 +49,7 @@ class OpenVinoQuantiser:
     def write(self, target: Path, kept: Sequence[Sensitivity]) -> int:
         """Write a file in which all but the given layers are quantised; return how many have weights of 8 bits."""
         nncf = openvino_library("nncf")
-        graph = openvino_library().Core().read_model(self.plain)
+        graph = openvino_core().read_model(self.plain)
         attends = any(node.get_type_name() in ("Softmax", "ScaledDotProductAttention") for node in graph.get_ops())
         with _quiet():
             quantised = nncf.quantize(

@@ -1,15 +1,16 @@
 """What is OpenVINO's own: its files, its precisions, its devices."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from birefnet.engines.openvino_engine import OpenVinoEngine
+from birefnet.engines.openvino_library import openvino_core
 from birefnet.errors import ConfigError, InputError, WeightsError
 from birefnet.models import bundled_file
 from engine_files import deformable_file
@@ -31,7 +32,7 @@ def test_the_precision_is_what_was_asked_for() -> None:
 def test_a_precision_that_the_device_does_not_compute_in_is_refused(precision: str) -> None:
     # What OpenVINO takes where it is asked for this, without a word.
     hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[precision]
-    core = openvino.Core()
+    core = openvino_core()
     taken = core.compile_model(core.read_model(NANO), "CPU", {"INFERENCE_PRECISION_HINT": hint})
     if taken.get_property("INFERENCE_PRECISION_HINT").to_string() == hint:
         assert OpenVinoEngine(NANO, precision=precision).precision == precision
@@ -89,3 +90,18 @@ def test_nothing_is_told_to_openvinos_makers_and_torch_stays_away() -> None:
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, env=environment
     )
     assert (result.stdout, result.stderr) == ("None False\n", "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signals")
+def test_signals_are_handled_after_engines_are_gone() -> None:
+    # OpenVINO gives the thread a stack for signals, and two cores that overlap left it with one that was gone.
+    code = (
+        "import gc, signal\n"
+        "from birefnet.engines.openvino_engine import OpenVinoEngine\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        f"first = OpenVinoEngine({str(NANO)!r}); second = OpenVinoEngine({str(NANO)!r})\n"
+        "del first; gc.collect(); del second; gc.collect()\n"
+        "signal.raise_signal(signal.SIGUSR1)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "handled\n")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import birefnet
 from birefnet.engines.openvino_engine import OpenVinoEngine
-from birefnet.engines.openvino_library import openvino_library
+from birefnet.engines.openvino_library import openvino_core, openvino_library
 from birefnet.errors import DataError, OutputError
 from birefnet.export import int8
 from birefnet.export.int8 import Int8Report, quantise_onnx, quantise_openvino
@@ -88,7 +88,7 @@ def test_most_layers_are_in_whole_numbers_and_the_most_sensitive_are_not(written
         scales = [tensor for tensor in graph.graph.initializer if tensor.name.endswith("_scale") and tensor.dims]
         assert any(len(tensor.dims) == 1 and tensor.dims[0] > 1 for tensor in scales)  # one for each channel
     else:
-        graph = openvino_library().Core().read_model(written.path)
+        graph = openvino_core().read_model(written.path)
         kinds = [node.get_element_type() for node in graph.get_ops() if node.get_type_name() == "Constant"]
         whole = [kind for kind in kinds if kind == openvino_library().Type.i8]
     # A backbone's layer is there twice, once for each scale, or once with two readers.
@@ -99,7 +99,7 @@ def test_the_metadata_say_int8(written: Int8Report) -> None:
     if written.path.suffix == ".onnx":
         text = {entry.key: entry.value for entry in onnx.load(written.path).metadata_props}["birefnet"]
     else:
-        text = openvino_library().Core().read_model(written.path).get_rt_info(["birefnet"]).astype(str)
+        text = openvino_core().read_model(written.path).get_rt_info(["birefnet"]).astype(str)
     facts = json.loads(text)
     assert facts["precision"] == "int8"
     assert facts["config"] == lively_model().config.to_dict()

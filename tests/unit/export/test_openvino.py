@@ -10,7 +10,7 @@ import torch
 
 import birefnet
 from birefnet.engines.openvino_engine import OpenVinoEngine
-from birefnet.engines.openvino_library import openvino_library
+from birefnet.engines.openvino_library import openvino_core, openvino_library
 from birefnet.errors import OutputError
 from birefnet.export import openvino as export
 from birefnet.export.openvino import export_openvino, moved_together
@@ -53,7 +53,7 @@ def test_the_report_tells_what_was_compared(written: ExportReport) -> None:
 
 
 def test_the_file_says_what_goes_in_and_out_and_nothing_of_its_maker(written: ExportReport) -> None:
-    graph = openvino_library().Core().read_model(written.path)
+    graph = openvino_core().read_model(written.path)
     facts = json.loads(graph.get_rt_info(["birefnet"]).astype(str))
     model = lively_model("deformable")
     assert facts["output"] == "alpha"
@@ -69,7 +69,7 @@ def test_the_file_says_what_goes_in_and_out_and_nothing_of_its_maker(written: Ex
 
 
 def test_deformable_convolutions_are_openvinos_own(written: ExportReport) -> None:
-    kinds = [node.get_type_name() for node in openvino_library().Core().read_model(written.path).get_ops()]
+    kinds = [node.get_type_name() for node in openvino_core().read_model(written.path).get_ops()]
     assert "DeformableConvolution" in kinds
     assert not any("BatchNorm" in kind for kind in kinds)
 
@@ -94,7 +94,7 @@ def test_openvino_reads_beyond_the_border_as_we_do(kernel: int, spread: float) -
         *nodes[:3], [1, 1], [padding] * 2, [padding] * 2, [1, 1], nodes[3], bilinear_interpolation_pad=True
     )
     graph = openvino.Model([result], nodes, "deformable")
-    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     actual = compiled([tensor.numpy() for tensor in inputs])[0]
     expected = deform_conv2d(x, offset, modulation, weight, padding=padding).numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)
