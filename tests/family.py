@@ -46,9 +46,10 @@ OPTIONS: dict[str, list[Any]] = {
     "decoder_block": ["basic", "residual"],
     "attention": ["deformable", "aspp", "none"],
     "decoder_channels": [8, "adaptive"],
-    "inward": ["patches", "whole", "none"],
+    "inward": ["patches", "pixels", "whole", "none"],
     "side_supervision": [True, False],
     "outward": [True, False],
+    "detail_channels": [0, 8],
     "norm": ["batch", "group", "none"],
     "classes": [0, 3],
     "refiner": [

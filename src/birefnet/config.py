@@ -25,7 +25,7 @@ SCALE_FUSIONS = ("cat", "add", "none")
 SQUEEZES = ("basic", "residual", "aspp", "deformable", "none")
 DECODER_BLOCKS = ("basic", "residual")
 ATTENTIONS = ("deformable", "aspp", "none")
-INWARDS = ("patches", "whole", "none")
+INWARDS = ("patches", "pixels", "whole", "none")
 NORMS = ("batch", "group", "none")
 REFINERS = ("refunet", "refiner", "refiner_pvt_in4", "itself")
 PARTS = ("backbone", "squeeze", "decoder_block", "lateral_block", "decoder")
@@ -137,12 +137,15 @@ class ModelConfig(_Json):
             each block's input.
         attention_channels: width of each branch of the attention.
         inward: how the decoder sees the image (inward reference): "patches" (cut into cells as large as the map,
-            nothing lost), "whole" (resized) or "none".
+            nothing lost), "pixels" (the pixels that each place of the map covers, nothing lost and all in its place),
+            "whole" (resized) or "none".
         inward_channels: inner width of the inward reference.
         side_supervision: whether three side predictions of the mask are trained too.
         outward: whether the decoder learns the image's gradient where the object is and attends by it (outward
             reference); its labels are made of the side predictions.
         gradient_channels: width of the gradient features of the outward reference.
+        detail_channels: width of a block at stride 2 after the decoder's stages, 0 for none; the published networks
+            have none.
         norm: normalisation of everything but the backbone: "batch", "group", which trains on single images too, or
             "none", which the reference resorts to when its batch size is 1.
         dropout: probability of zeroing an element of an attention's output in training.
@@ -169,6 +172,7 @@ class ModelConfig(_Json):
     side_supervision: bool = True
     outward: bool = True
     gradient_channels: int = 16
+    detail_channels: int = 0
     norm: str = "batch"
     dropout: float = 0.5
     classes: int = 0
@@ -241,6 +245,7 @@ class ModelConfig(_Json):
         self._check_whole("context_levels", 0, 3)
         self._check_whole("squeeze_count", 1, MAX_REPEATS)
         self._check_whole("classes", 0, MAX_CHANNELS)
+        self._check_whole("detail_channels", 0, MAX_CHANNELS)
         for name in ("attention_channels", "inward_channels", "gradient_channels"):
             self._check_whole(name, 1, MAX_CHANNELS)
         if self.decoder_channels != ADAPTIVE:

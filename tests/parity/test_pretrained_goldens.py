@@ -115,7 +115,7 @@ def features(backbone: Backbone, image: Tensor) -> Iterator[Tensor]:
 
 
 def test_every_pretrained_backbone_exists_and_has_its_goldens() -> None:
-    assert set(PRETRAINED) == set(BACKBONES) - {"mobilenet_v4_s"}
+    assert set(PRETRAINED) == set(BACKBONES) - {"mobilenet_v4_s", "resnet_mini"}
     # Of the two largest no file was at hand; their keys are those of the smaller ones with SwiGLU.
     assert set(RECORDED) == set(PRETRAINED) - {"dino_v3_h_plus", "dino_v3_7b"}
     assert len(WITH_FEATURES) == 6

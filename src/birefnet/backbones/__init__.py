@@ -17,6 +17,7 @@ from birefnet.backbones.dino_v3 import (
 from birefnet.backbones.mobilenet_v4 import mobilenet_v4_s
 from birefnet.backbones.pvt_v2 import pvt_v2_b0, pvt_v2_b1, pvt_v2_b2, pvt_v2_b5
 from birefnet.backbones.resnet import resnet50
+from birefnet.backbones.resnet_mini import resnet_mini
 from birefnet.backbones.swin_v1 import swin_v1_b, swin_v1_l, swin_v1_s, swin_v1_t
 from birefnet.backbones.vgg import vgg16, vgg16bn
 from birefnet.config import unknown_name
@@ -42,6 +43,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "dino_v3_h_plus": dino_v3_h_plus,
     "dino_v3_7b": dino_v3_7b,
     "mobilenet_v4_s": mobilenet_v4_s,
+    "resnet_mini": resnet_mini,
 }
 
 

@@ -138,19 +138,19 @@ REFERENCE = Augmentation(
 and that factors are drawn evenly, not in tenths."""
 
 STRONG = Augmentation(
-    zoom=(0.65, 1.1),
-    aspect=1.25,
+    zoom=(0.5, 1.2),
+    aspect=1.35,
     flip=0.5,
     rotation=0.3,
-    brightness=(0.7, 1.3),
-    contrast=(0.7, 1.3),
-    colour=(0.5, 1.5),
-    hue=15.0,
-    tint=0.1,
-    grey=0.05,
+    brightness=(0.6, 1.4),
+    contrast=(0.6, 1.4),
+    colour=(0.4, 1.6),
+    hue=20.0,
+    tint=0.12,
+    grey=0.08,
     coarse=0.1,
-    blur=0.05,
-    noise=0.1,
+    blur=0.08,
+    noise=0.15,
     jpeg=0.15,
 )
 """For a small network on little data, trained from scratch."""

@@ -74,7 +74,7 @@ class TraceableDeformConv2d(nn.Module):
 
 
 class TraceableInward(nn.Module):
-    """An `InwardReference` that cuts into a known number of patches, which saves a tracer half of its time.
+    """An `InwardReference` that cuts into a known number of pieces, which saves a tracer half of its time.
 
     Args:
         inward: what to do the same as; it cuts, it does not resize.
@@ -84,11 +84,15 @@ class TraceableInward(nn.Module):
         super().__init__()
         self.conv_in, self.conv_out = inward.conv_in, inward.conv_out
         self.stride = math.isqrt(inward.conv_in.in_channels // 3)
+        self.kind = inward.kind
 
     def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Show the image at the size of a map.  (B, 3, stride * h, stride * w) -> (B, out_channels, h, w)."""
         (height, width), stride = size, self.stride
-        cells = image.reshape(image.shape[0], 3, stride, height, stride, width).transpose(3, 4)
+        if self.kind == "pixels":
+            cells = image.reshape(image.shape[0], 3, height, stride, width, stride).permute(0, 1, 3, 5, 2, 4)
+        else:
+            cells = image.reshape(image.shape[0], 3, stride, height, stride, width).transpose(3, 4)
         shown: Tensor = self.conv_out(self.conv_in(cells.reshape(image.shape[0], 3 * stride**2, height, width)))
         return shown
 
@@ -125,7 +129,7 @@ def traceable(model: BiRefNet) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, ModulatedDeformConv2d):
                 setattr(parent, name, TraceableDeformConv2d(child))
-            elif isinstance(child, InwardReference) and not child.whole:
+            elif isinstance(child, InwardReference) and child.kind != "whole":
                 setattr(parent, name, TraceableInward(child))
             elif isinstance(child, SwinStage):
                 setattr(parent, name, TraceableSwinStage(child))

@@ -22,7 +22,7 @@ from birefnet.model.decoder import Decoder, DecoderStage
 from birefnet.modules.decoder_blocks import DecoderBlock
 from birefnet.modules.gradient import OutwardReference
 from birefnet.modules.lateral import LateralBlock
-from birefnet.modules.patches import InwardReference, image_to_patches
+from birefnet.modules.patches import InwardReference
 from birefnet.modules.resize import resize, size_of
 
 # Elements of a strip of a block's input: 4 MB of bfloat16.
@@ -40,7 +40,7 @@ class ScaledMap(NamedTuple):
 
 def can_join(decoder: nn.Module) -> bool:
     """Whether a decoder is ours throughout, so that `InferenceDecoder` can take its place."""
-    if type(decoder) is not Decoder or decoder.neck is not None:
+    if type(decoder) is not Decoder or decoder.neck is not None or decoder.detail is not None:
         return False
     return all(
         stage.lateral is None or type(stage.lateral) is LateralBlock
@@ -178,8 +178,8 @@ class _Stage(nn.Module):
 
 def show_patches(inward: InwardReference, image: Tensor, size: tuple[int, int]) -> Tensor:
     """Show the image at the size of a map, in channels-last memory."""
-    view = resize(image, size) if inward.whole else image_to_patches(image, size)
-    reference: Tensor = inward.conv_out(inward.conv_in(view.contiguous(memory_format=torch.channels_last)))
+    view = inward.view(image, size).contiguous(memory_format=torch.channels_last)
+    reference: Tensor = inward.conv_out(inward.conv_in(view))
     return reference
 
 

@@ -346,5 +346,6 @@ def build_decoder(encoder: Encoder, config: ModelConfig, parts: Mapping[str, Any
         inward_channels=config.inward_channels,
         side_supervision=config.side_supervision,
         gradient_channels=config.gradient_channels if config.outward else 0,
+        detail_channels=config.detail_channels,
         norm=NORM_LAYERS[config.norm],
     )

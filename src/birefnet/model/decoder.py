@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from birefnet.backbones import Pyramid
 from birefnet.model.encoder import Channels
+from birefnet.modules.detail import DetailBlock
 from birefnet.modules.gradient import OutwardReference
 from birefnet.modules.lateral import LateralBlock
 from birefnet.modules.norm import NormBuilder
@@ -108,10 +110,11 @@ class Decoder(nn.Module):
         lateral: builder of the lateral blocks.
         neck: channels to bring the maps to by 1x1 convolutions after resizing them to the strides 4, 8, 16, 32; None
             where they have these strides already.
-        inward: "patches", "whole" or "none".
+        inward: "patches", "pixels", "whole" or "none".
         inward_channels: inner width of the inward references.
         side_supervision: predict the mask in all stages but the last.
         gradient_channels: width of the gradient features of the outward references, 0 for none.
+        detail_channels: width of a block at stride 2 after the stages, 0 for none.
         norm: builder of the normalisation of these features.
     """
 
@@ -126,6 +129,7 @@ class Decoder(nn.Module):
         inward_channels: int = 64,
         side_supervision: bool = True,
         gradient_channels: int = 16,
+        detail_channels: int = 0,
         norm: NormBuilder = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
@@ -137,7 +141,7 @@ class Decoder(nn.Module):
 
         def reference(stride: int, width: int) -> InwardReference | None:
             # A backbone of less than 8 channels leaves no width to show the image in.
-            return InwardReference(stride, inward_channels, width, whole=inward == "whole") if width else None
+            return InwardReference(stride, inward_channels, width, kind=inward) if width else None
 
         c1, c2, c3, c4 = neck or channels
         stages = zip((c4, c3, c2, c1), (c3, c2, c1, c1 // 2), STRIDES[::-1], inward_widths[:4], strict=True)
@@ -153,8 +157,11 @@ class Decoder(nn.Module):
             )
             for i, (width, out_width, stride, inward_width) in enumerate(stages)
         )
+        self.detail: DetailBlock | None = None
+        if detail_channels:
+            self.detail = DetailBlock(c1 // 2, detail_channels, inward_channels if inward != "none" else 0, norm)
         self.inward = reference(1, inward_widths[4])
-        self.head = nn.Conv2d(c1 // 2 + inward_widths[4], 1, 1)
+        self.head = nn.Conv2d((detail_channels or c1 // 2) + inward_widths[4], 1, 1)
 
     def forward(self, pyramid: Pyramid, image: Tensor, *, supervise: bool = False) -> DecoderOutput:
         """Decode the encoder's maps.  pyramid shallow to deep, image (B, 3, H, W) -> logits (B, 1, H, W)."""
@@ -174,5 +181,22 @@ class Decoder(nn.Module):
             if gradient is not None:
                 gradient_logits.append(gradient)
         assert x is not None
-        logits = self.head(show(self.inward, image, resize(x, size)))
+        if self.detail is not None:
+            x = self.detail(x, image)
+        if supervise:
+            logits = self._predict_small(x, image)
+        else:
+            logits = self.head(show(self.inward, image, resize(x, size)))
         return DecoderOutput(logits, tuple(side_logits), tuple(gradient_logits))
+
+    def _predict_small(self, x: Tensor, image: Tensor) -> Tensor:
+        """Do what the last lines of `forward` do with the map's share of the 1x1 convolution before resizing.
+
+        Both are linear, so they change places, and neither the map nor its gradient is ever held at full size.
+        """
+        size, width = size_of(image), x.shape[1]
+        weight, bias = self.head.weight, self.head.bias
+        if self.inward is None:
+            return resize(F.conv2d(x, weight, bias), size)
+        drawn = resize(F.conv2d(x, weight[:, :width]), size)
+        return drawn + F.conv2d(self.inward(image, size), weight[:, width:], bias)

@@ -110,31 +110,36 @@ def finetune(basis: Basis) -> Recipe:
 def nano(basis: Basis) -> Recipe:
     """The small network that is bundled, from random weights, on a CPU or GPU."""
     small = ModelConfig(
-        backbone="mobilenet_v4_s",
+        backbone="resnet_mini",
         attention="aspp",
+        inward="pixels",
         decoder_channels=32,
         attention_channels=32,
         inward_channels=8,
         gradient_channels=16,
-        dropout=0.0,
+        detail_channels=16,
+        dropout=0.1,
     )
     return Recipe(
         "nano",
         basis.model or small,
-        samples=200_000,
+        samples=360_000,
         data=DataRecipe(
             batch=basis.batch or 16,
             # Small photos first cost little and teach most.
-            sizes="160:0.5,224:0.35,288:0.15",
+            sizes="128:0.62,192:0.26,256:0.12",
             augmentation=STRONG,
-            composition=Composition(paste=0.1, structures=0.02),
+            composition=Composition(paste=0.25, structures=0.03),
         ),
         # The published weight of the IoU leaves an undertrained network grey where it is unsure; about half the weight
         # of the cross entropy makes it decide.
         loss=LossRecipe("nano", PixelWeights(iou=15.0)),
         compare_at="output",
-        optimizer=OptimizerRecipe(rate=1e-3, schedule="cosine", warm_up=0.02, clip=100.0, ema=0.999),
-        validation=ValidationRecipe(every=5, truth_above=127),
+        optimizer=OptimizerRecipe(
+            rate=1e-3, schedule="cosine", warm_up=0.02, weight_decay=0.05, clip=100.0, ema=0.999
+        ),
+        precision="bfloat16",
+        validation=ValidationRecipe(every=10, truth_above=127),
     )
 
 

@@ -25,7 +25,7 @@ _BLOCKS = tuple(f"decoder.decoder_block{level}." for level in (4, 3, 2, 1))
 _ATTENTIONS = tuple(f"{block}dec_att." for block in (*_BLOCKS, "squeeze_module.0."))
 
 # Keys that every backbone of a family has on disk, so that only few have to be built to be compared.
-_MARKERS = {"swin_v1": "layers.", "pvt_v2": "patch_embed1.", "vgg": "conv1.", "resnet": "conv1.4.", "dino_v3": "model."}
+_MARKERS = {"swin_v1": "layers.", "pvt_v2": "patch_embed1.", "vgg": "conv1.", "resnet50": "conv1.4.", "dino_v3": "model."}
 
 # So that a file with a few keys missing is still recognised and its gaps can be named.
 _LEAST_SHARE = 0.5
@@ -91,6 +91,7 @@ def _read(backbone: str, shapes: Shapes) -> ModelConfig:
         side_supervision="decoder.conv_ms_spvn_4.weight" in shapes,
         outward="decoder.gdt_convs_4.0.weight" in shapes,
         norm=_norm(shapes),
+        detail_channels=_size(shapes, "decoder.detail.conv_in.weight", 0) or 0,
         classes=_size(shapes, "cls_head.0.weight", 0) or 0,
         refiner=_refiner(shapes),
         **{name: size for name, size in widths.items() if size is not None},

@@ -64,7 +64,7 @@ _BACKBONES: dict[str, Pairs] = {
     "swin_v1": _SWIN_V1,
     "pvt_v2": _PVT_V2,
     "vgg": _VGG,
-    "resnet": _RESNET,
+    "resnet50": _RESNET,
     "dino_v3": _DINO_V3,
 }
 """By the start of a backbone's name."""

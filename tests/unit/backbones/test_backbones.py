@@ -17,7 +17,7 @@ from birefnet.modules.drop_path import DropPath
 
 # Real runs of the light variants, and of a shrunken one of each kind of DINOv3.
 RUN: dict[str, Callable[[], Backbone]] = {
-    **{name: BACKBONES[name] for name in ("swin_v1_t", "pvt_v2_b0", "pvt_v2_b1", "mobilenet_v4_s")},
+    **{name: BACKBONES[name] for name in ("swin_v1_t", "pvt_v2_b0", "pvt_v2_b1", "mobilenet_v4_s", "resnet_mini")},
     "resnet-small": partial(ResNet, depths=(2, 1, 1, 1), width=8),
     "dino_v3-small": partial(DinoV3, width=24, heads=3, hidden=48, taps=(0, 1, 2, 4)),
     "dino_v3-gated": partial(DinoV3, width=32, heads=2, hidden=40, taps=(1, 2, 3, 4), gated=True),

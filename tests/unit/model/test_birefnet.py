@@ -9,8 +9,9 @@ from birefnet.backbones import Backbone, Pyramid, build_backbone
 from birefnet.config import ModelConfig, RefinerConfig
 from birefnet.errors import ConfigError, InputError, WeightsError
 from birefnet.model import BiRefNet
-from birefnet.modules.patches import image_to_patches
-from support import TINY, tiny_model
+from birefnet.modules.detail import DetailBlock
+from birefnet.modules.patches import image_to_patches, image_to_pixels
+from support import TINY, golden_model, tiny_model
 
 
 def test_without_arguments_it_is_the_published_network() -> None:
@@ -211,3 +212,37 @@ def test_patches_are_contiguous_cells_in_the_documented_order() -> None:
             for j in range(2):
                 cell = image[:, channel, 4 * i : 4 * i + 4, 6 * j : 6 * j + 6]
                 assert torch.equal(patches[:, (channel * 2 + i) * 2 + j], cell)
+
+
+@pytest.mark.parametrize("inward", ["patches", "pixels", "none"])
+@pytest.mark.parametrize("detail", [0, 8])
+def test_the_small_way_to_the_logits_in_training_is_the_same(inward: str, detail: int) -> None:
+    config = dataclasses.replace(TINY, inward=inward, detail_channels=detail)
+    model = golden_model(config).double().eval()
+    image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    torch.testing.assert_close(model.forward_train(image).logits, model(image), rtol=1e-10, atol=1e-10)
+
+
+def test_the_detail_block_sees_single_pixels() -> None:
+    model = golden_model(dataclasses.replace(TINY, detail_channels=8)).double().eval()
+    plain = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    dotted = plain.clone()
+    dotted[..., 33, 21] = 1
+    detail = model.decoder.detail
+    assert isinstance(detail, DetailBlock)
+    x = torch.randn(1, detail.narrow.in_channels, 16, 16, dtype=torch.float64)
+    changed = (detail(x, dotted) - detail(x, plain)).abs().amax(1)[0] > 0
+    assert detail(x, plain).shape == (1, 8, 32, 32)
+    rows, columns = changed.nonzero().unbind(1)
+    assert changed.any()
+    # The dot is in the cell (16, 10), and three 3x3 convolutions look at most three cells away.
+    assert (rows - 16).abs().max() <= 3
+    assert (columns - 10).abs().max() <= 3
+
+
+def test_pixels_stay_in_their_place() -> None:
+    image = torch.arange(2 * 3 * 8 * 12).view(2, 3, 8, 12)
+    pixels = image_to_pixels(image, (4, 6))
+    assert pixels.shape == (2, 12, 4, 6)
+    for channel, i, j in ((0, 0, 0), (1, 0, 1), (2, 1, 1)):
+        assert torch.equal(pixels[:, 4 * channel + 2 * i + j], image[:, channel, i::2, j::2])

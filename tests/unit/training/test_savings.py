@@ -16,7 +16,7 @@ from birefnet.training.blocks import blocks_of
 from birefnet.training.parallel import TrainStep
 from birefnet.training.savings import checkpoint_activations, compile_or_not, freeze
 
-LIGHT = ["swin_v1_t", "pvt_v2_b0", "vgg16bn", "resnet50", "dino_v3_s", "mobilenet_v4_s"]
+LIGHT = ["swin_v1_t", "pvt_v2_b0", "vgg16bn", "resnet50", "dino_v3_s", "mobilenet_v4_s", "resnet_mini"]
 
 
 def build(**options: Any) -> BiRefNet:
