@@ -87,9 +87,8 @@ def test_every_kind_is_written(
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def in_process() -> Callable[..., None]:
     """The command in this process, where a run costs no start-up."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the command's own setting ends with a test
     return lambda *arguments: main(["cutout", *map(str, arguments)], standalone_mode=False)
 
 

@@ -183,14 +183,17 @@ class Decoder(nn.Module):
         assert x is not None
         if self.detail is not None:
             x = self.detail(x, image)
-        if supervise:
-            logits = self._predict_small(x, image)
-        else:
-            logits = self.head(show(self.inward, image, resize(x, size)))
+        predict = self._predict_small if supervise else self._predict
+        logits = predict(x, image)
         return DecoderOutput(logits, tuple(side_logits), tuple(gradient_logits))
 
+    def _predict(self, x: Tensor, image: Tensor) -> Tensor:
+        """Join the resized map with the image once more, and predict the mask."""
+        logits: Tensor = self.head(show(self.inward, image, resize(x, size_of(image))))
+        return logits
+
     def _predict_small(self, x: Tensor, image: Tensor) -> Tensor:
-        """Do what the last lines of `forward` do with the map's share of the 1x1 convolution before resizing.
+        """Do the same with the map's share of the 1x1 convolution before resizing, for training.
 
         Both are linear, so they change places, and neither the map nor its gradient is ever held at full size.
         """

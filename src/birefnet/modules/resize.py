@@ -1,6 +1,5 @@
 """The one resizing rule of the network."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,7 +51,6 @@ class _Resize(torch.autograd.Function):
         return (columns.T @ pixels).view(batch, height, width, channels).permute(0, 3, 1, 2), None
 
 
-@lru_cache(maxsize=256)
 def _weights(before: int, after: int, dtype: torch.dtype) -> Tensor:
     """How far each point of a resized line comes from each point of the line before: (after, before)."""
     exact = torch.promote_types(dtype, torch.float32)

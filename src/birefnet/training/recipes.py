@@ -135,9 +135,7 @@ def nano(basis: Basis) -> Recipe:
         # of the cross entropy makes it decide.
         loss=LossRecipe("nano", PixelWeights(iou=15.0)),
         compare_at="output",
-        optimizer=OptimizerRecipe(
-            rate=1e-3, schedule="cosine", warm_up=0.02, weight_decay=0.05, clip=100.0, ema=0.999
-        ),
+        optimizer=OptimizerRecipe(rate=1e-3, schedule="cosine", warm_up=0.02, weight_decay=0.05, clip=100.0, ema=0.999),
         precision="bfloat16",
         validation=ValidationRecipe(every=10, truth_above=127),
     )

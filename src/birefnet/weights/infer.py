@@ -25,7 +25,13 @@ _BLOCKS = tuple(f"decoder.decoder_block{level}." for level in (4, 3, 2, 1))
 _ATTENTIONS = tuple(f"{block}dec_att." for block in (*_BLOCKS, "squeeze_module.0."))
 
 # Keys that every backbone of a family has on disk, so that only few have to be built to be compared.
-_MARKERS = {"swin_v1": "layers.", "pvt_v2": "patch_embed1.", "vgg": "conv1.", "resnet50": "conv1.4.", "dino_v3": "model."}
+_MARKERS = {
+    "swin_v1": "layers.",
+    "pvt_v2": "patch_embed1.",
+    "vgg": "conv1.",
+    "resnet50": "conv1.4.",
+    "dino_v3": "model.",
+}
 
 # So that a file with a few keys missing is still recognised and its gaps can be named.
 _LEAST_SHARE = 0.5
@@ -201,6 +207,7 @@ def _inward(shapes: Shapes) -> str:
     width = _size(shapes, "decoder.ipt_blk5.conv1.weight", 1)
     if width is None:
         return "none"
+    # "pixels" has the same tensors, but only networks of this package have it, whose files carry a configuration.
     return "whole" if width == 3 else "patches"
 
 

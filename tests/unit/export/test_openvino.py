@@ -94,7 +94,8 @@ def test_openvino_reads_beyond_the_border_as_we_do(kernel: int, spread: float) -
         *nodes[:3], [1, 1], [padding] * 2, [padding] * 2, [1, 1], nodes[3], bilinear_interpolation_pad=True
     )
     graph = openvino.Model([result], nodes, "deformable")
-    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino_core().compile_model(graph, "CPU", settings)
     actual = compiled([tensor.numpy() for tensor in inputs])[0]
     expected = deform_conv2d(x, offset, modulation, weight, padding=padding).numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4)

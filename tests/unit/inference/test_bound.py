@@ -43,9 +43,10 @@ def peak(limit: int, side: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's peak")
 @pytest.mark.slow
 def test_a_large_image_keeps_to_the_limit() -> None:
-    unlimited = peak(0, 3072)
-    limit = unlimited * 4 // 5
-    assert peak(limit, 3072) < limit
+    # Large enough for the libraries' own part, which differs from machine to machine, to matter little.
+    unlimited = peak(0, 4096)
+    limit = unlimited * 9 // 10
+    assert peak(limit, 4096) < limit
 
 
 def linear(image: torch.Tensor) -> torch.Tensor:

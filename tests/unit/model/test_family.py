@@ -159,6 +159,8 @@ def test_the_options_are_told_by_keys_and_shapes(index: int) -> None:
     if options["scale_fusion"] == "none":
         expected["scale_fusion"] = "add"  # which has the same tensors; the notes say so
         assert any("assumed" in note and "'none'" in note for note in notes)
+    if options["inward"] == "pixels":
+        expected["inward"] = "patches"  # of the same tensors, and what every published file has
     if options["refiner"]:
         expected["refiner"] |= {"scale": 2, "iterations": 1}
         assert any("a refiner of scale 2" in note for note in notes)
