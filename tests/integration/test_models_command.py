@@ -105,7 +105,7 @@ def test_info(tmp_path: Path) -> None:
     ):
         assert text in shown
     shown = run("info", "nano").stdout
-    assert "parameters: 2.3 million" in shown
+    assert "parameters: 2.9 million" in shown
     assert "here: bundled" in shown
     shown = run("info", "pvt_v2_b0").stdout
     assert "parameters: 15.8 million" in shown
@@ -116,7 +116,7 @@ def test_info(tmp_path: Path) -> None:
         assert "backbone: mobilenet_v4_s" in shown
         assert "GMACs at 64 x 64" in shown
     assert "licence: apache-2.0" in run("info", "somebody/tiny").stdout
-    assert "input: 256 x 256" in run("info", str(bundled_file("nano", ".onnx"))).stdout
+    assert "input: 320 x 320" in run("info", str(bundled_file("nano", ".onnx"))).stdout
 
 
 @pytest.mark.usefixtures("server")

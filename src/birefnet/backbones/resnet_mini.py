@@ -14,13 +14,24 @@ from torch import Tensor, nn
 from birefnet.backbones.base import Backbone, Pyramid, run_stages
 
 
+class Halved(nn.Module):
+    """Means of 2 x 2 pixels, of fewer at the end of an odd side.  (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up.
+
+    What `ceil_mode` does, of which OpenVINO makes nothing at all where the map is a single pixel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve a map; of an even side the last, repeated pixel is not looked at."""
+        return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and the input added (figure 5 of ResNet).
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        stride: stride of the first convolution.
+        stride: stride of the first convolution, 1 or 2.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -30,8 +41,8 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
         layers: list[nn.Module] = []
-        if stride > 1:
-            layers.append(nn.AvgPool2d(stride, ceil_mode=True))
+        if stride == 2:
+            layers.append(Halved())
         if stride > 1 or in_channels != out_channels:
             layers += [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
         self.shortcut = nn.Sequential(*layers)

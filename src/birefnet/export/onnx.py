@@ -122,7 +122,8 @@ def build_graph(
     from birefnet.export import onnx_graph
 
     _check_weights(model, path, halved=half or precision == "float16")
-    network = traceable(model)
+    # Weights that are stored as float16 stay the network's own: of a network that was saved so, none is rounded again.
+    network = traceable(model, fold=not half)
     deformable = any(isinstance(part, TraceableDeformConv2d) for part in network.modules())
     if decompose_deform:
         decompose(network)

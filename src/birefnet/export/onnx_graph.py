@@ -83,10 +83,13 @@ def merge_bias(graph: Any) -> None:
 
 
 def halve_weights(graph: Any) -> None:
-    """Store weights as float16 and cast them where they are used; the runtime does so once, when it loads the file."""
+    """Store weights as float16 and cast them where they are used; the runtime does so once, when it loads the file.
+
+    What has one number a channel stays: it takes no room, and what is computed from a norm is in no half precision.
+    """
     casts = []
     for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 64:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) == max(tensor.dims, default=1):
             continue
         name = tensor.name
         tensor.CopyFrom(_halved(tensor, f"{name}.half"))

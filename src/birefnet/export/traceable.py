@@ -97,6 +97,22 @@ class TraceableInward(nn.Module):
         return shown
 
 
+class _Affine(nn.Module):
+    """A batch norm in evaluation mode, written so that no exporter folds it into weights that are to stay."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift each channel.  (B, C, H, W) -> the same."""
+        return x * self.scale + self.shift
+
+
 class _Alpha(nn.Module):
     """A network with the sigmoid inside, so that nobody has to know what the output means."""
 
@@ -115,19 +131,26 @@ class _Alpha(nn.Module):
         return alpha
 
 
-def traceable(model: BiRefNet) -> nn.Module:
+def traceable(model: BiRefNet, *, fold: bool = True) -> nn.Module:
     """Copy a network into the form that exporters follow, on the CPU, in float32 and evaluation mode.
 
-    Batch norms are folded into the convolutions before them, deformable convolutions are single operators
-    (`birefnet::deform_conv2d`), what only training needs is gone, and the output is alpha: (B, 3, H, W) float32 called
-    `image` -> (B, 1, H, W) called `alpha`. The model itself stays as it is.
+    Batch norms are folded into the convolutions before them unless told otherwise, deformable convolutions are single
+    operators (`birefnet::deform_conv2d`), what only training needs is gone, and the output is alpha: (B, 3, H, W)
+    float32 called `image` -> (B, 1, H, W) called `alpha`. The model itself stays as it is.
+
+    Args:
+        model: what to copy.
+        fold: fold the batch norms; without it all weights are the network's own, and a norm is a product and a sum.
     """
     network = copy.deepcopy(model).cpu().float().eval()
     drop_training_heads(network)
-    fold_batch_norms(network, *example(network))
+    if fold:
+        fold_batch_norms(network, *example(network))
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, ModulatedDeformConv2d):
+            if isinstance(child, nn.BatchNorm2d) and not fold:
+                setattr(parent, name, _Affine(child))
+            elif isinstance(child, ModulatedDeformConv2d):
                 setattr(parent, name, TraceableDeformConv2d(child))
             elif isinstance(child, InwardReference) and child.kind != "whole":
                 setattr(parent, name, TraceableInward(child))

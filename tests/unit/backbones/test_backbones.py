@@ -11,6 +11,7 @@ from torch import nn
 from birefnet.backbones import BACKBONES, Backbone, build_backbone
 from birefnet.backbones.dino_v3 import DinoV3, rotary_angles, rotate, rotation
 from birefnet.backbones.resnet import ResNet
+from birefnet.backbones.resnet_mini import Halved
 from birefnet.backbones.swin_v1 import shift_mask, window_partition, window_reverse
 from birefnet.errors import InputError
 from birefnet.modules.drop_path import DropPath
@@ -249,3 +250,10 @@ def test_dinov3_sees_where_a_patch_is() -> None:
     with torch.no_grad():
         x, y = backbone(image)[3], backbone(swapped)[3]
     assert not torch.allclose(x.roll(1, dims=3), y, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 5), (2, 1), (1, 1)])
+def test_halved_maps_are_means_of_what_is_there(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(Halved()(x), nn.functional.avg_pool2d(x, 2, ceil_mode=True))
