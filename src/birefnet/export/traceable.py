@@ -107,6 +107,8 @@ class _Affine(nn.Module):
         scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
         self.register_buffer("scale", scale.view(1, -1, 1, 1))
         self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale).view(1, -1, 1, 1))
+        self.scale: Tensor
+        self.shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift each channel.  (B, C, H, W) -> the same."""
