@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the bundled network in sittings, on CPUs or on a GPU that is lent for minutes.
+# Train the bundled network in parts of a given time, on CPUs or on a GPU.
 #
 #   benchmarks/nano.sh pack DATA PACKS                 once: DATA/train and DATA/val into two files of 40 MB at most
 #   benchmarks/nano.sh sit PACKS RUN SECONDS [OPTION]  train for so many seconds, or go on; again until it has finished
