@@ -150,7 +150,8 @@ def traceable(model: BiRefNet, *, fold: bool = True) -> nn.Module:
         fold_batch_norms(network, *example(network))
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm2d) and not fold:
+            # By its type: what derives from it may do more, and stays.
+            if not fold and type(child) is nn.BatchNorm2d and child.affine and child.track_running_stats:
                 setattr(parent, name, _Affine(child))
             elif isinstance(child, ModulatedDeformConv2d):
                 setattr(parent, name, TraceableDeformConv2d(child))
