@@ -3,7 +3,7 @@
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -95,6 +95,21 @@ def format_sizes(stages: Sequence[Stage]) -> str:
     return ",".join(f"{text}:{stage.share:g}" for text, stage in zip(texts, stages, strict=True))
 
 
+def parse_weights(text: str) -> dict[str, float]:
+    """Read weights of sources written as "pascal_s:2,objects:0.5"; "" names none.
+
+    Raises:
+        ConfigError: the text is not of that form, a source is named twice, or a weight is not above 0.
+    """
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(.+?)\s*:\s*(\d*\.?\d+)", part)
+        if match is None or match[1] in weights or float(match[2]) <= 0:
+            raise ConfigError(f"weights must look like pascal_s:2,objects:0.5, above 0, each source once, not {text!r}")
+        weights[match[1]] = float(match[2])
+    return weights
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """What batches are made of.
@@ -106,6 +121,9 @@ class DataRecipe:
             `sizes` says nothing. None for fixed sizes.
         augmentation: how far photos are changed.
         composition: which photos are put together anew.
+        weights: how often photos of a source (`Pair.source`) are seen next to those of sources that are not named here,
+            each of which counts 1: "pascal_s:2,objects:0.5", as `parse_weights` reads them. An epoch is as long as
+            without.
         soft: masks are mattes, whose levels are kept; otherwise they are foreground or not, from the middle on.
 
     Raises:
@@ -117,12 +135,14 @@ class DataRecipe:
     dynamic: tuple[int, int] | None = None
     augmentation: Augmentation = REFERENCE
     composition: Composition = field(default_factory=Composition)
+    weights: str = ""
     soft: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch ({self.batch}) must be at least 1")
         parse_sizes(self.sizes)
+        parse_weights(self.weights)
         if self.dynamic is not None:
             low, high = self.dynamic
             if low < MULTIPLE or high < low or low % MULTIPLE or high % MULTIPLE:
@@ -195,6 +215,7 @@ class Batches:
         self._offset = rank * self._share
         self._stages = recipe.stages
         self._donors = _donors(photos, recipe.composition)
+        self._weights = _weights(photos, recipe.weights)
 
     def __call__(self, step: int) -> Batch:
         """Make this process's share of the batch of a step.
@@ -246,9 +267,9 @@ class Batches:
         return compose(pixels, donors, settings, [self._generator("compose", sample) for sample in samples])
 
     def _photo_of(self, sample: int) -> int:
-        """Tell the photo of a sample: each epoch is its own random order of all photos."""
+        """Tell the photo of a sample: each epoch is its own random order of all photos, or of a draw by weight."""
         epoch, place = divmod(sample, len(self._photos))
-        return int(_order(_mixed("order", self._seed, epoch), len(self._photos))[place])
+        return int(_order(_mixed("order", self._seed, epoch), len(self._photos), self._weights)[place])
 
     def _donor_of(self, sample: int, own: int) -> int:
         """Draw another photo than the sample's own, if there is one."""
@@ -275,17 +296,39 @@ def _donors(photos: Photos, settings: Composition) -> list[int]:
     """Tell which photos may give their object."""
     if not settings.paste:
         return []
-    known = set(photos.sources)
-    unknown = [source for source in settings.donors if source not in known]
-    if unknown:
-        some = ", ".join(sorted(known)[:20])
-        raise ConfigError(f"donors: no photo comes from {unknown[0]!r}: choose of {some}, or name none for all")
+    _check_sources("donors", settings.donors, photos)
     return [i for i, source in enumerate(photos.sources) if not settings.donors or source in settings.donors]
 
 
+def _weights(photos: Photos, text: str) -> tuple[float, ...] | None:
+    """Tell each photo's weight, if they differ."""
+    weights = parse_weights(text)
+    _check_sources("weights", weights, photos)
+    each = tuple(weights.get(source, 1.0) for source in photos.sources)
+    return each if len(set(each)) > 1 else None
+
+
+def _check_sources(setting: str, named: Collection[str], photos: Photos) -> None:
+    known = set(photos.sources)
+    unknown = [source for source in named if source not in known]
+    if unknown:
+        some = ", ".join(sorted(known)[:20])
+        raise ConfigError(f"{setting}: no photo comes from {unknown[0]!r}: choose of {some}, or name none for all")
+
+
 @lru_cache(maxsize=4)
-def _order(seed: int, count: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def _order(seed: int, count: int, weights: tuple[float, ...] | None) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    if weights is None:
+        return order
+    # Systematic sampling: of photos laid end to end, each as long as its weight, those at evenly spaced points. So each
+    # is there as often as it should be, rounded up or down, and the order decides for which of them it is up.
+    lengths = torch.tensor(weights, dtype=torch.float64)[order]
+    ends = (lengths * (count / lengths.sum())).cumsum(0)
+    points = torch.arange(count) + torch.rand((), dtype=torch.float64, generator=generator)
+    drawn = order[torch.searchsorted(ends, points).clamp_max(count - 1)]
+    return drawn[torch.randperm(count, generator=generator)]
 
 
 def _mixed(purpose: str, *numbers: int) -> int:

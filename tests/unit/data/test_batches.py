@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from photo_files import cuts
 
 from birefnet.classes import DIS5K_CLASSES
 from birefnet.data.augment import NONE, REFERENCE, STRONG, Augmentation
-from birefnet.data.batches import Batch, Batches, DataRecipe, Stage, format_sizes, parse_sizes
+from birefnet.data.batches import Batch, Batches, DataRecipe, Stage, format_sizes, parse_sizes, parse_weights
 from birefnet.data.compose import Composition
 from birefnet.data.pairs import Pair
 from birefnet.data.photos import open_photos
@@ -50,6 +51,37 @@ def test_sizes_are_written_as_they_are_read() -> None:
             parse_sizes(text)
 
 
+def test_weights_are_read() -> None:
+    assert parse_weights("") == {}
+    assert parse_weights("pascal_s:2, objects : .5") == {"pascal_s": 2.0, "objects": 0.5}
+    for text in ("cats", "cats:", "cats:0", "cats:-1", ":2", "cats:1,cats:2", "cats=2"):
+        with pytest.raises(ConfigError, match="weights must look like"):
+            DataRecipe(weights=text)
+
+
+def test_weights_decide_how_often_photos_are_seen(pairs: list[Pair]) -> None:
+    photos = open_photos(pairs)
+    plain, equal, weighted = (
+        Batches(photos, dataclasses.replace(SMALL, weights=weights), 10, 0)
+        for weights in ("", "cats:1", "cats:3,flower17:1")
+    )
+    count = len(photos)
+    for epoch in range(3):
+        places = range(epoch * count, (epoch + 1) * count)
+        in_order = [plain._photo_of(place) for place in places]
+        assert sorted(in_order) == list(range(count))
+        assert [equal._photo_of(place) for place in places] == in_order
+    # Over many epochs each photo is seen in proportion to its weight; in each, at most once more or less than that.
+    shares = torch.tensor([3.0 if source == "cats" else 1.0 for source in photos.sources])
+    shares *= count / shares.sum()
+    epochs = 200
+    seen = torch.zeros(epochs, count)
+    for place in range(epochs * count):
+        seen[place // count, weighted._photo_of(place)] += 1
+    assert bool(((seen - shares).abs() < 1).all())
+    assert torch.allclose(seen.mean(0), shares, atol=0.15)
+
+
 def test_impossible_recipes(pairs: list[Pair]) -> None:
     for values in ({"batch": 0}, {"sizes": "33"}, {"dynamic": (64, 32)}, {"dynamic": (0, 64)}, {"dynamic": (40, 64)}):
         with pytest.raises(ConfigError):
@@ -59,6 +91,8 @@ def test_impossible_recipes(pairs: list[Pair]) -> None:
         Batches(photos, SMALL, 10, 0, world=3)
     with pytest.raises(ConfigError, match="samples"):
         Batches(photos, SMALL, 0, 0)
+    with pytest.raises(ConfigError, match="weights: no photo comes from 'dogs': choose of cats, flower17"):
+        Batches(photos, DataRecipe(weights="cats:2,dogs:2"), 10, 0)
     recipe = DataRecipe(composition=Composition(paste=0.1, donors=("dogs",)))
     with pytest.raises(ConfigError, match="no photo comes from 'dogs': choose of cats, flower17"):
         Batches(photos, recipe, 10, 0)
