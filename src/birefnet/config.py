@@ -372,12 +372,15 @@ class InputSpec(_Json):
         resize: how sizes are changed on the way in and back. "pil_bilinear" is that of the demos and model cards:
             Pillow's antialiased bilinear, and bicubic back. "cv2_linear" is that of the paper's tables: bilinear
             without antialiasing, and bilinear with aligned corners back.
+        mirror: whether the photo's mirror image is looked at as well and the two alphas averaged: twice the time, for
+            weights that were chosen with it.
     """
 
     size: tuple[int, int] = (1024, 1024)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     resize: str = "pil_bilinear"
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if not _is_tuple(self.size, 2) or not all(
@@ -389,3 +392,5 @@ class InputSpec(_Json):
         if min(self.std) <= 0:
             raise ConfigError("InputSpec.std must be above 0")
         _check_name("resize policy", self.resize, RESIZES)
+        if not isinstance(self.mirror, bool):
+            raise ConfigError(f"InputSpec.mirror must be true or false, not {self.mirror!r}")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
@@ -34,12 +35,15 @@ class Predictor:
         engine: what runs the network.
         spec: how its weights want photos prepared.
         refine: whether photos larger than the input get a closer look, unless a call says otherwise.
+        mirror: whether each look is taken at the mirror image as well and the two averaged, which takes twice the time
+            and steadies a small network; what the spec says, unless it is set.
     """
 
     def __init__(self, engine: Engine, spec: InputSpec, *, refine: bool = False, notes: Sequence[str] = ()) -> None:
         self.engine = engine
         self.spec = spec
         self.refine = refine
+        self.mirror = spec.mirror
         self._loaded = tuple(notes)
 
     @property
@@ -74,8 +78,18 @@ class Predictor:
         if not photos:
             return []
         refine = self.refine if refine is None else refine
-        alphas = self.engine(np.stack([prepare(photo.rgb, self.spec) for photo in photos]))
+        alphas = self._segment([prepare(photo.rgb, self.spec) for photo in photos])
         return [self._matte(photo, alpha[0], refine) for photo, alpha in zip(photos, alphas, strict=True)]
+
+    def _segment(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Run the network on prepared images.  N times (3, h, w) -> (N, 1, h, w)."""
+        batch = np.stack(images)
+        alphas = self.engine(batch)
+        if self.mirror:
+            # A second run, not a batch twice as large, so that the memory stays what it is.
+            mirrored = self.engine(np.ascontiguousarray(batch[..., ::-1]))
+            alphas = (alphas + mirrored[..., ::-1]) / 2
+        return alphas
 
     def _matte(self, photo: Photo, coarse: Alpha, refine: bool) -> Matte:
         height, width, _ = photo.rgb.shape
@@ -116,7 +130,7 @@ class Predictor:
         for start in range(0, len(windows), PATCHES):
             batch = windows[start : start + PATCHES]
             images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec) for window in batch]
-            for window, alpha in zip(batch, self.engine(np.stack(images)), strict=True):
+            for window, alpha in zip(batch, self._segment(images), strict=True):
                 part, context = after[window.part], before[window.part]
                 patch = restore(alpha[0], context.shape, self.spec.resize)
                 share = weight[window.part] * taper(window, size, margin) * trust(patch, context, pitch)

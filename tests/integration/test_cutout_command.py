@@ -133,6 +133,18 @@ def test_closer_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) 
         assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
 
 
+def test_mirrored_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) -> None:
+    predictor = birefnet.load("nano")
+    for option, mirror in (("--mirror", True), ("--no-mirror", False)):
+        predictor.mirror = mirror
+        expected = predictor.predict(chelsea).alpha
+        result = cutout(chelsea, option, "--kind", "mask", "-o", f"{mirror}.png", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        with Image.open(tmp_path / f"{mirror}.png") as mask:
+            assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
+    assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
+
+
 def test_notes_of_the_model_are_said_once(
     chelsea: Path,
     tmp_path: Path,

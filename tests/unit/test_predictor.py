@@ -48,11 +48,43 @@ def predictor(engine: Engine, side: int = 256, **options: object) -> Predictor:
     return Predictor(engine, InputSpec(size=(side, side)), **options)  # type: ignore[arg-type]
 
 
+class Sloping(FakeEngine):
+    """The brightness of the left half alone, as of a network that prefers a side."""
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        alpha = super().__call__(images)
+        alpha[..., alpha.shape[-1] // 2 :] = 0
+        return alpha
+
+
 def drawing(height: int = 2000, width: int = 3000) -> NDArray[np.uint8]:
     rgb = np.zeros((height, width, 3), np.uint8)
     cv2.line(rgb, (width // 30, height // 13), (width * 14 // 15, height * 9 // 10), WHITE, 3)
     cv2.circle(rgb, (width * 3 // 5, height // 3), height // 7, WHITE, -1)
     return rgb
+
+
+def test_mirrored_looks_are_averaged() -> None:
+    rgb = np.full((64, 64, 3), 255, np.uint8)
+    rgb[:16] = 0
+    engine = Sloping()
+    plain = predictor(engine, 64)
+    alone = plain.predict(rgb).alpha
+    assert alone[32, 8] == 1
+    assert alone[32, 56] == 0
+    mirrored = Predictor(engine, InputSpec(size=(64, 64), mirror=True))
+    assert mirrored.mirror
+    both = mirrored.predict(rgb).alpha
+    assert np.array_equal(both, (alone + alone[:, ::-1]) / 2)
+    assert both[32, 8] == both[32, 56] == 0.5
+    # Looks at patches too, here of a photo four times as large.
+    large = np.kron(rgb, np.ones((4, 4, 1), np.uint8))
+    shapes = len(engine.shapes)
+    mirrored.predict(large, refine=True)
+    assert (len(engine.shapes) - shapes) % 2 == 0
+    assert len(engine.shapes) - shapes > 2
+    mirrored.mirror = False
+    assert np.array_equal(mirrored.predict(rgb).alpha, alone)
 
 
 @pytest.mark.parametrize("side", [256, 1024])

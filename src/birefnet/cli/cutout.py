@@ -135,6 +135,11 @@ class Finish:
 @click.option(
     "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
 )
+@click.option(
+    "--mirror/--no-mirror",
+    default=None,
+    help="Look at the mirror image as well and average the two.  [default: as the model says]",
+)
 @click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, metavar="N", help="Photos a run of the network.")
@@ -162,6 +167,7 @@ def cutout(
     grow: int,
     decontaminate: bool | None,
     refine: bool,
+    mirror: bool | None,
     size: int | None,
     device: str,
     batch_size: int,
@@ -203,6 +209,8 @@ def cutout(
         def ready() -> Predictor:
             predictor = load(chosen, size=size, device=device, accept_licence=accept_licence, **running)
             predictor.refine = refine
+            if mirror is not None:
+                predictor.mirror = mirror
             told = tell_notes(predictor)
             # What comes up in the runs, also in those that failed or were stopped.
             click.get_current_context().call_on_close(lambda: tell_notes(predictor, told))

@@ -97,6 +97,11 @@ def shown_input(facts: dict[str, Any]) -> str:
     return f"{height} x {width}"
 
 
+def shown_saved(spec: InputSpec) -> str:
+    """How a file wants photos prepared."""
+    return f"{spec.size[0]} x {spec.size[1]}, {spec.resize}" + ", mirrored as well" * spec.mirror
+
+
 def shown_size(size_bytes: int | None) -> str:
     """Megabytes, or - where unknown."""
     return "-" if size_bytes is None else f"{size_bytes / 1e6:.0f} MB"
@@ -186,7 +191,8 @@ def printable(facts: dict[str, Any]) -> dict[str, Any]:
         "repository": facts["repo"],
         "also called": ", ".join(facts.get("aliases", ())),
         "backbone": facts["backbone"],
-        "input": f"{shown_input(facts)}, mean {spec['mean']}, std {spec['std']}, {spec['resize']}",
+        "input": f"{shown_input(facts)}, mean {spec['mean']}, std {spec['std']}, {spec['resize']}"
+        + ", mirrored as well" * spec["mirror"],
         "licence": facts["licence"] + "; " * bool(facts.get("licence_note")) + facts.get("licence_note", ""),
         "commercial use": commercial,
         "gated": "yes: log in and accept the terms on its page first" if facts["gated"] else "",
@@ -217,7 +223,7 @@ def known_of_file(path: Path) -> tuple[dict[str, Any], ModelConfig | Path, Input
         from birefnet.engines.onnx_engine import OnnxEngine
 
         spec = OnnxEngine(path).input_spec
-        return {**facts, "input": f"{spec.size[0]} x {spec.size[1]}, {spec.resize}"}, path, spec
+        return {**facts, "input": shown_saved(spec)}, path, spec
     if path.suffix.lower() != ".safetensors":
         return facts, path, InputSpec()
     header = safetensors_header(path)
@@ -227,7 +233,7 @@ def known_of_file(path: Path) -> tuple[dict[str, Any], ModelConfig | Path, Input
     if config is not None:
         facts["backbone"] = config.backbone
     if saved is not None:
-        facts["input"] = f"{saved.size[0]} x {saved.size[1]}, {saved.resize}"
+        facts["input"] = shown_saved(saved)
     return facts, config or path, saved or InputSpec()
 
 

@@ -74,6 +74,7 @@ class HowToRun:
     size: int | None = None
     device: str = "cpu"
     refine: bool = False
+    mirror: bool | None = None
     accept_licence: bool = False
     precision: str = "auto"
     threads: int | None = None
@@ -88,9 +89,13 @@ class HowToRun:
         Raises:
             BiRefNetError: it does not load, or cannot be run so.
         """
-        wishes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "refine"}
+        wishes = {field.name: getattr(self, field.name) for field in fields(self)}
+        for of_predictor in ("refine", "mirror"):
+            del wishes[of_predictor]
         predictor = load(name, **wishes)
         predictor.refine = self.refine
+        if self.mirror is not None:
+            predictor.mirror = self.mirror
         return predictor
 
 
@@ -124,6 +129,7 @@ def open_model(
             how.size,
             how.device,
             how.refine,
+            how.mirror,
             how.precision,
             list(how.providers),
             how.allow_fallback,

@@ -70,6 +70,7 @@ def test_impossible_models_are_refused_in_one_line(values: dict[str, object]) ->
         {"mean": (0.5, 0.5)},
         {"std": (1.0, 0.0, 1.0)},
         {"resize": "nearest"},
+        {"mirror": 1},
     ],
 )
 def test_impossible_inputs_are_refused_in_one_line(values: dict[str, object]) -> None:

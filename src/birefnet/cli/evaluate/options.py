@@ -46,6 +46,11 @@ def running(command: _Command) -> _Command:
             "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
         ),
         click.option(
+            "--mirror/--no-mirror",
+            default=None,
+            help="Look at the mirror image as well and average the two.  [default: as the model says]",
+        ),
+        click.option(
             "--measures",
             metavar="NAMES",
             help=f"What to measure: all, {', '.join(PRESETS)}, or names parted by commas ({', '.join(VALUES)}).  "
@@ -104,6 +109,7 @@ class Common(EngineOptions):
     size: int | None
     device: str
     refine: bool
+    mirror: bool | None
     measures: str | None
     task: str | None
     conventions: str
