@@ -88,7 +88,7 @@ class Predictor:
         if self.mirror:
             # A second run, not a batch twice as large, so that the memory stays what it is.
             mirrored = self.engine(np.ascontiguousarray(batch[..., ::-1]))
-            alphas = (alphas + mirrored[..., ::-1]) / 2
+            alphas = np.float32(0.5) * (alphas + mirrored[..., ::-1])
         return alphas
 
     def _matte(self, photo: Photo, coarse: Alpha, refine: bool) -> Matte:

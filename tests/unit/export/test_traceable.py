@@ -49,6 +49,31 @@ def test_the_form_gives_the_networks_alpha_and_leaves_the_network_alone() -> Non
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+class Shifting(nn.BatchNorm2d):
+    """A norm of somebody's own, which does more than the one it derives from."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 0.5
+
+
+def test_without_folding_plain_norms_alone_become_a_product_and_a_sum() -> None:
+    model = lively_model("deformable")
+    own = Shifting(model.decoder.head.in_channels)
+    model.decoder.head = nn.Sequential(own, model.decoder.head)  # type: ignore[assignment]
+    form = traceable(model.eval(), fold=False)
+    assert [type(norm) for norm in norms_of(form)] == [Shifting]
+    convolutions = [part for part in form.modules() if isinstance(part, nn.Conv2d)]
+    for part in model.encoder.backbone.modules():
+        if isinstance(part, nn.Conv2d):
+            assert any(torch.equal(other.weight, part.weight) for other in convolutions if other is not part)
+    image = torch.randn(2, 3, 96, 64)
+    with torch.inference_mode():
+        expected = model(image).sigmoid()
+        torch.testing.assert_close(form(image), expected, atol=1e-5, rtol=0)
+        own.forward = lambda input: nn.BatchNorm2d.forward(own, input)  # type: ignore[method-assign]
+        assert not torch.allclose(model(image).sigmoid(), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("index", range(0, len(COMBINATIONS), 3))
 def test_every_option_has_the_form(index: int) -> None:
     torch.manual_seed(index)

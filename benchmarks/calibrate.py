@@ -1,0 +1,121 @@
+"""Choose how weights are run, on photos with masks: python benchmarks/calibrate.py MODEL --data DIR.
+
+Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, and with
+the logits times several factors: those of an undertrained network are small, so that its masks stay grey. With --size,
+--factor and --output the choice is written: the factor into the last convolution, size and mirror into the
+preprocessing.
+"""
+
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import birefnet
+from birefnet import BiRefNet, BiRefNetError
+from birefnet.data.pairs import Pair, find_pairs
+from birefnet.imaging.io import read_photo
+from birefnet.imaging.postprocess import restore
+from birefnet.imaging.preprocess import prepare
+from birefnet.metrics import Conventions, Scorer
+
+_VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read a mask's levels."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+@torch.inference_mode()
+def write_logits(model: BiRefNet, pairs: list[Pair], size: int, folder: Path) -> None:
+    """Write each photo's logits and those of its mirror image, mirrored back: (2, size, size) float32."""
+    spec = replace(model.input_spec, size=(size, size))
+    for pair in pairs:
+        image = torch.from_numpy(prepare(read_photo(pair.image).rgb, spec))
+        both = model(torch.stack([image, image.flip(-1)]))
+        np.save(folder / f"{pair.name}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
+
+
+def score(pairs: list[Pair], folder: Path, factor: float, mirror: bool, resize: str) -> dict[str, float]:
+    """Score what the logits give."""
+    scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
+    for pair in pairs:
+        logits = np.load(folder / f"{pair.name}.npy")
+        looks = 1 / (1 + np.exp(-factor * (logits if mirror else logits[:1])))
+        truth = read_mask(pair.mask)
+        alpha = restore(looks.mean(0).astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
+        scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
+    values = scorer.compute()
+    return {name: values[name] for name in _VALUES}
+
+
+def numbers(text: str) -> list[float]:
+    """Read numbers parted by commas."""
+    return [float(part) for part in text.split(",")]
+
+
+@click.command(help=__doc__)
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--sizes", default="256,320,384", show_default=True, help="Sides of the input to try.")
+@click.option("--factors", default="1,1.5,2.5", show_default=True, help="Factors to try.")
+@click.option("--size", type=int, help="The chosen side.")
+@click.option("--factor", type=float, default=1.0, show_default=True, help="The chosen factor.")
+@click.option("--mirror/--no-mirror", default=True, show_default=True, help="The choice about the mirror image.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights so.")
+def main(
+    model: Path,
+    data: Path | None,
+    sizes: str,
+    factors: str,
+    size: int | None,
+    factor: float,
+    mirror: bool,
+    output: Path | None,
+) -> None:
+    """Score and choose."""
+    try:
+        network = birefnet.load_model(model).eval()
+        if data is not None:
+            tabulate(network, find_pairs(data), [int(side) for side in numbers(sizes)], numbers(factors))
+        if output is not None:
+            with torch.no_grad():
+                for parameter in network.decoder.head.parameters():
+                    parameter.mul_(factor)
+            side = (size, size) if size else network.input_spec.size
+            network.input_spec = replace(network.input_spec, size=side, mirror=mirror)
+            birefnet.save_model(network, output)
+    except BiRefNetError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def tabulate(network: BiRefNet, pairs: list[Pair], sizes: list[int], factors: list[float]) -> None:
+    """Print the scores of all choices."""
+    click.echo("| size | mirror | factor | " + " | ".join(_VALUES) + " |")
+    click.echo("| --- " * (3 + len(_VALUES)) + "|")
+    for side in sizes:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=context) as pool:
+            write_logits(network, pairs, side, Path(folder))
+            choices = list(itertools.product((False, True), factors))
+            runs = [
+                pool.submit(score, pairs, Path(folder), factor, mirror, network.input_spec.resize)
+                for mirror, factor in choices
+            ]
+            for (mirror, factor), running in zip(choices, runs, strict=True):
+                cells = [str(side), "yes" if mirror else "no", f"{factor:g}"]
+                cells += [f"{value:.4f}" for value in running.result().values()]
+                click.echo("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
