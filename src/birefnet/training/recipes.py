@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from birefnet.config import ModelConfig, unknown_name
-from birefnet.data.augment import GENTLE, REFERENCE, STRONG
+from birefnet.data.augment import GENTLE, MODERATE, REFERENCE
 from birefnet.data.batches import DataRecipe
 from birefnet.data.compose import Composition
 from birefnet.losses import LOSS_RECIPES, LossRecipe, PixelWeights
@@ -128,14 +128,14 @@ def nano(basis: Basis) -> Recipe:
             batch=basis.batch or 16,
             # Small photos first cost little and teach most.
             sizes="128:0.62,192:0.26,256:0.12",
-            augmentation=STRONG,
-            composition=Composition(paste=0.25, structures=0.03),
+            augmentation=MODERATE,
+            composition=Composition(paste=0.05, structures=0.02),
         ),
         # The published weight of the IoU leaves an undertrained network grey where it is unsure; about half the weight
         # of the cross entropy makes it decide.
         loss=LossRecipe("nano", PixelWeights(iou=15.0)),
         compare_at="output",
-        optimizer=OptimizerRecipe(rate=1e-3, schedule="cosine", warm_up=0.02, weight_decay=0.05, clip=100.0, ema=0.999),
+        optimizer=OptimizerRecipe(rate=1e-3, schedule="cosine", warm_up=0.02, clip=100.0, ema=0.999),
         precision="bfloat16",
         validation=ValidationRecipe(every=10, truth_above=127),
     )

@@ -8,11 +8,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from birefnet.config import IMAGENET_MEAN, IMAGENET_STD
 from birefnet.data.augment import (
-    AUGMENTATIONS,
+    GENTLE,
     HEADROOM,
+    MODERATE,
     NONE,
     REFERENCE,
-    STRONG,
     Augmentation,
     Augmented,
     augment,
@@ -21,7 +21,7 @@ from birefnet.data.cache import FULL, UNLABELLED
 from birefnet.data.looks import _blur
 from birefnet.errors import ConfigError
 
-ALL = replace(STRONG, grey=0.3, coarse=0.5, blur=0.5, noise=0.5, jpeg=0.5, pepper=0.01, sharpness=(0.0, 2.0))
+ALL = replace(MODERATE, grey=0.3, coarse=0.5, blur=0.5, noise=0.5, jpeg=0.5, pepper=0.01, sharpness=(0.0, 2.0))
 
 
 def seeded(count: int, seed: int = 0) -> list[torch.Generator]:
@@ -207,7 +207,7 @@ def test_unlabelled_pixels_bleed_into_no_truth() -> None:
     pixels = torch.zeros(4, 4, 64, 64, dtype=torch.uint8)
     pixels[:, 3, :, :32] = FULL
     pixels[:, 3, :, 32:] = UNLABELLED
-    for settings in (STRONG, replace(REFERENCE, rotation=1)):
+    for settings in (MODERATE, replace(REFERENCE, rotation=1)):
         for size in ((32, 32), (40, 64), (64, 64)):
             batch = changed(pixels, size, settings)
             # All that is known is foreground.
@@ -312,9 +312,8 @@ def test_plain_photos_are_only_mirrored() -> None:
             assert not torch.equal(batch.images[index + 1], still.images[index + 1])
 
 
-def test_named_settings() -> None:
-    assert AUGMENTATIONS["reference"] == REFERENCE
-    assert [each.headroom for each in AUGMENTATIONS.values()] == [1.0, HEADROOM, 1.0, HEADROOM]
+def test_settings_that_zoom_ask_for_headroom() -> None:
+    assert [each.headroom for each in (NONE, GENTLE, REFERENCE, MODERATE)] == [1.0, HEADROOM, 1.0, HEADROOM]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from photo_files import cuts
 
 from birefnet.classes import DIS5K_CLASSES
-from birefnet.data.augment import NONE, REFERENCE, STRONG, Augmentation
+from birefnet.data.augment import MODERATE, NONE, REFERENCE, Augmentation
 from birefnet.data.batches import Batch, Batches, DataRecipe, Stage, format_sizes, parse_sizes, parse_weights
 from birefnet.data.compose import Composition
 from birefnet.data.pairs import Pair
@@ -15,11 +15,11 @@ from birefnet.data.photos import open_photos
 from birefnet.data.structures import Drawn
 from birefnet.errors import ConfigError
 
-SMALL = DataRecipe(batch=4, sizes="64", augmentation=STRONG)
+SMALL = DataRecipe(batch=4, sizes="64", augmentation=MODERATE)
 EVERYTHING = DataRecipe(
     batch=4,
     sizes="32x64:0.5,64:0.5",
-    augmentation=Augmentation(**{**vars(STRONG), "noise": 0.5, "jpeg": 0.5, "blur": 0.5, "coarse": 0.5}),
+    augmentation=Augmentation(**{**vars(MODERATE), "noise": 0.5, "jpeg": 0.5, "blur": 0.5, "coarse": 0.5}),
     composition=Composition(background=0.3, paste=0.5, structures=0.3),
 )
 
@@ -164,7 +164,7 @@ def test_batches_can_be_sent_to_another_process(pairs: list[Pair], tmp_path: Pat
 
 
 def test_drawn_photos_are_photos_too() -> None:
-    recipe = DataRecipe(batch=2, sizes="64x96", augmentation=STRONG, composition=Composition(paste=1.0))
+    recipe = DataRecipe(batch=2, sizes="64x96", augmentation=MODERATE, composition=Composition(paste=1.0))
     batch = Batches(Drawn(5, 0), recipe, 10, 0)(4)
     assert batch.images.shape == (2, 3, 64, 96)
     assert 0 < batch.target.mean() < 1

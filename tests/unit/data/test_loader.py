@@ -11,7 +11,7 @@ import pytest
 import torch
 from photo_files import cuts
 
-from birefnet.data.augment import STRONG
+from birefnet.data.augment import MODERATE
 from birefnet.data.batches import Batch, Batches, DataRecipe
 from birefnet.data.loader import feed
 from birefnet.data.pairs import Pair
@@ -19,7 +19,7 @@ from birefnet.data.photos import open_photos
 from birefnet.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
-RECIPE = DataRecipe(batch=3, sizes="64", augmentation=STRONG)
+RECIPE = DataRecipe(batch=3, sizes="64", augmentation=MODERATE)
 WAYS = [{}, {"prefetch": 2}, {"workers": 2}]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from birefnet.config import ModelConfig
-from birefnet.data.augment import NONE, STRONG
+from birefnet.data.augment import MODERATE, NONE
 from birefnet.data.batches import DataRecipe
 from birefnet.errors import ConfigError, InputError
 from birefnet.losses import LossRecipe, training_losses
@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
 
 
 def test_photos_on_the_disk() -> None:
-    data = DataRecipe(sizes="64:0.5,128x64:0.5", augmentation=STRONG)
+    data = DataRecipe(sizes="64:0.5,128x64:0.5", augmentation=MODERATE)
     assert cache_bytes(data, 10) == 10 * 4 * (80 * 80 + 160 * 80)
     assert cache_bytes(replace(data, dynamic=(64, 128)), 10) == 0
     memory = estimate_memory(recipe(size="64"), photos=1000)
