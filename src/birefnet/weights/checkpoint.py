@@ -135,6 +135,8 @@ def write_checkpoint(
 ) -> None:
     """Write a network's state dict with the reference's key names, whole or not at all.
 
+    Tensors whose values `dtype` cannot hold, such as a batch norm's variance above 65504 in float16, keep their own type.
+
     Raises:
         OutputError: the file cannot be written, or two tensors would have the same name on disk.
     """
@@ -144,9 +146,14 @@ def write_checkpoint(
         name = keys.to_reference(key)
         if name is None or name in tensors:
             raise OutputError(f"{path}: {key} has no name of its own on disk ({name}); rename it in your part")
-        tensors[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        tensors[name] = _narrowed(tensor, dtype) if dtype is not None and tensor.is_floating_point() else tensor
     content = {"config": config.to_dict(), "input_spec": input_spec.to_dict()}
     write_tensors(tensors, path, {METADATA_KEY: json.dumps(content)})
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    narrow = tensor.to(dtype)
+    return narrow if torch.equal(narrow.isfinite(), tensor.isfinite()) else tensor
 
 
 def parse_facts(source: Path, content: Mapping[str, object]) -> tuple[ModelConfig, InputSpec]:

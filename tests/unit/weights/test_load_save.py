@@ -103,10 +103,17 @@ def test_safetensors_carry_configuration_and_input_spec(tmp_path: Path) -> None:
 
 def test_half_precision_files_load_as_float32_unless_asked(tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
-    save_model(tiny_model(), path, dtype=torch.float16)
+    model = tiny_model()
+    save_model(model, path, dtype=torch.float16)
     assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int64}
     assert {p.dtype for p in load_model(path).parameters()} == {torch.float32}
     assert {p.dtype for p in load_model(path, dtype=None).parameters()} == {torch.float16}
+    # What is beyond float16, such as the variance of a map of large values, stays what it is.
+    key, variance = next((key, value) for key, value in model.state_dict().items() if key.endswith("running_var"))
+    variance[0] = 70_000.0
+    save_model(model, path, dtype=torch.float16)
+    assert torch.equal(load_model(path).state_dict()[key], variance)
+    assert sum(tensor.dtype == torch.float32 for tensor in load_file(path).values()) == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
