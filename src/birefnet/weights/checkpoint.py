@@ -135,7 +135,7 @@ def write_checkpoint(
 ) -> None:
     """Write a network's state dict with the reference's key names, whole or not at all.
 
-    Tensors whose values `dtype` cannot hold, such as a batch norm's variance above 65504 in float16, keep their own type.
+    Tensors whose values `dtype` cannot hold, such as a variance above 65504 in float16, keep their own type.
 
     Raises:
         OutputError: the file cannot be written, or two tensors would have the same name on disk.
