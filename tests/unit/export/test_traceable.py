@@ -1,5 +1,7 @@
 """The form that exporters follow against the network itself."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,7 +59,7 @@ class Shifting(nn.BatchNorm2d):
 
 
 def test_without_folding_plain_norms_alone_become_a_product_and_a_sum() -> None:
-    model = lively_model("deformable")
+    model = copy.deepcopy(lively_model("deformable"))  # which other tests share
     own = Shifting(model.decoder.head.in_channels)
     model.decoder.head = nn.Sequential(own, model.decoder.head)  # type: ignore[assignment]
     form = traceable(model.eval(), fold=False)
