@@ -14,15 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import birefnet
 from birefnet import BiRefNet, BiRefNetError
 from birefnet.data.pairs import Pair, find_pairs
 from birefnet.imaging.io import read_photo
+from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore
 from birefnet.imaging.preprocess import prepare
 from birefnet.metrics import Conventions, Scorer
@@ -30,28 +29,23 @@ from birefnet.metrics import Conventions, Scorer
 _VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask's levels."""
-    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)
-
-
 @torch.inference_mode()
 def write_logits(model: BiRefNet, pairs: list[Pair], size: int, folder: Path) -> None:
     """Write each photo's logits and those of its mirror image, mirrored back: (2, size, size) float32."""
     spec = replace(model.input_spec, size=(size, size))
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         image = torch.from_numpy(prepare(read_photo(pair.image).rgb, spec))
         both = model(torch.stack([image, image.flip(-1)]))
-        np.save(folder / f"{pair.name}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
+        np.save(folder / f"{number}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
 
 
 def score(pairs: list[Pair], folder: Path, factor: float, mirror: bool, resize: str) -> dict[str, float]:
     """Score what the logits give."""
     scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
-    for pair in pairs:
-        logits = np.load(folder / f"{pair.name}.npy")
+    for number, pair in enumerate(pairs):
+        logits = np.load(folder / f"{number}.npy")
         looks = 1 / (1 + np.exp(-factor * (logits if mirror else logits[:1])))
-        truth = read_mask(pair.mask)
+        truth = read_map(pair.mask).levels
         alpha = restore(looks.mean(0).astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()

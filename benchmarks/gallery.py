@@ -56,13 +56,13 @@ def parse(text: str) -> tuple[Path, Box | None]:
 @click.option("--model", default="nano", show_default=True, help="A name or a file.")
 def main(photos: tuple[str, ...], output: Path, model: str) -> None:
     """Draw a sheet for each photo."""
-    predictor = birefnet.load(model)
+    try:
+        predictor = birefnet.load(model)
+        mattes = [(path, box, predictor.predict(path)) for path, box in map(parse, photos)]
+    except BiRefNetError as error:
+        raise click.ClickException(str(error)) from error
     output.mkdir(parents=True, exist_ok=True)
-    for path, box in map(parse, photos):
-        try:
-            matte = predictor.predict(path)
-        except BiRefNetError as error:
-            raise click.ClickException(str(error)) from error
+    for path, box, matte in mattes:
         images = [Image.fromarray(matte.photo.rgb), matte.mask(), matte.composite(_GROUND)]
         width = round(_HEIGHT * images[0].width / images[0].height)
         rows = [row([image.resize((width, _HEIGHT), Image.Resampling.LANCZOS) for image in images])]
