@@ -52,41 +52,54 @@ def score(pairs: list[Pair], folder: Path, factor: float, mirror: bool, resize: 
     return {name: values[name] for name in _VALUES}
 
 
-def numbers(text: str) -> list[float]:
-    """Read numbers parted by commas."""
-    return [float(part) for part in text.split(",")]
+def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[float]:
+    """Read numbers above 0, parted by commas."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if min(found) <= 0:
+        raise click.BadParameter(f"takes numbers above 0, parted by commas, not {text!r}")
+    return found
 
 
 @click.command(help=__doc__)
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--sizes", default="256,320,384", show_default=True, help="Sides of the input to try.")
-@click.option("--factors", default="1,1.5,2.5", show_default=True, help="Factors to try.")
-@click.option("--size", type=int, help="The chosen side.")
-@click.option("--factor", type=float, default=1.0, show_default=True, help="The chosen factor.")
-@click.option("--mirror/--no-mirror", default=True, show_default=True, help="The choice about the mirror image.")
+@click.option("--sizes", default="256,320,384", show_default=True, callback=numbers, help="Sides of the input to try.")
+@click.option("--factors", default="1,1.5,2.5", show_default=True, callback=numbers, help="Factors to try.")
+@click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
+@click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
+@click.option("--mirror/--no-mirror", default=None, help="The choice about the mirror image.  [default: that of MODEL]")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights so.")
 def main(
     model: Path,
     data: Path | None,
-    sizes: str,
-    factors: str,
+    sizes: list[float],
+    factors: list[float],
     size: int | None,
-    factor: float,
-    mirror: bool,
+    factor: float | None,
+    mirror: bool | None,
     output: Path | None,
 ) -> None:
     """Score and choose."""
+    if data is None and output is None:
+        raise click.UsageError("nothing to do: name --data to score, or --output to write what was chosen")
+    if output is None and (size, factor, mirror) != (None, None, None):
+        raise click.UsageError("--size, --factor and --mirror are what --output writes: name it, too")
     try:
         network = birefnet.load_model(model).eval()
+        if network.config.refiner is not None or network.config.custom:
+            raise click.ClickException(f"{model}: its logits are those of a refiner or of a part of one's own")
         if data is not None:
-            tabulate(network, find_pairs(data), [int(side) for side in numbers(sizes)], numbers(factors))
+            tabulate(network, find_pairs(data), [int(side) for side in sizes], factors)
         if output is not None:
             with torch.no_grad():
                 for parameter in network.decoder.head.parameters():
-                    parameter.mul_(factor)
-            side = (size, size) if size else network.input_spec.size
-            network.input_spec = replace(network.input_spec, size=side, mirror=mirror)
+                    parameter.mul_(factor or 1.0)
+            spec = network.input_spec
+            side = (size, size) if size else spec.size
+            network.input_spec = replace(spec, size=side, mirror=spec.mirror if mirror is None else mirror)
             birefnet.save_model(network, output)
     except BiRefNetError as error:
         raise click.ClickException(str(error)) from error

@@ -118,9 +118,9 @@ def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
 
     photo = read_photo(file)
     now()
-    images = prepare(photo.rgb, predictor.spec)[None]
+    images = [prepare(photo.rgb, predictor.spec)]
     now()
-    alpha = predictor.engine(images)[0, 0]
+    alpha = predictor.segment(images)[0, 0]
     now()
     matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize))
     now()

@@ -1,8 +1,9 @@
 """Score the closer looks at large photos: python benchmarks/refine.py --data DIR [--model NAME] [--size N].
 
-Each photo of DIR/im that is at least 1.25 times as large as the network's input is predicted twice, by a single run and
-with `refine`, and both are scored against DIR/gt (foreground above 127): mean boundary accuracy, maximal F-measure of
-the mean curve, weighted F-measure and mean absolute error. A small input makes the same photos large relative to it.
+Each photo of DIR/im that is at least 1.25 times as large as the network's input is predicted twice, by a single look
+and with `refine`, each mirrored as well where the model says so, and both are scored against DIR/gt (foreground above
+127): mean boundary accuracy, maximal F-measure of the mean curve, weighted F-measure and mean absolute error. A small
+input makes the same photos large relative to it.
 Without --data, a drawing of 3000 x 2000 pixels goes through a network that is perfect at its own resolution: what the
 looks restore when it makes no mistakes.
 """

@@ -39,6 +39,8 @@ def load(
     *,
     engine: str = "auto",
     size: int | tuple[int, int] | None = None,
+    refine: bool = False,
+    mirror: bool | None = None,
     device: str = "cpu",
     precision: str = "auto",
     threads: int | None = None,
@@ -60,6 +62,9 @@ def load(
             asked for takes PyTorch; for a file what its suffix says; PyTorch for weights.
         size: side, or height and width, of the network's input, multiples of 32; by default what the weights were
             trained for.
+        refine: take closer looks at photos that are larger than the input, as of `Predictor.predict`.
+        mirror: look at the mirror image as well and average the two alphas, which takes twice the time; by default what
+            the weights were chosen with.
         device: where to run, such as "cpu", "cuda" or "mps" with PyTorch, "cpu" or "gpu" with OpenVINO.
         precision: what to compute in, "float32", "bfloat16", "float16", or "auto": what the device is quickest in.
             ONNX Runtime computes in what the file was exported in.
@@ -84,7 +89,7 @@ def load(
         if engine not in ("auto", "torch"):
             raise ConfigError(f"the {engine} engine runs files; export the network first, or choose the torch engine")
         _refuse_others("torch", wishes)
-        return _sized(_wrap(model, wishes), size)
+        return _set(_wrap(model, wishes), size, refine, mirror)
     if engine == "auto":
         engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory, compiled=wishes.compiled)
     _refuse_others(engine, wishes)
@@ -92,7 +97,7 @@ def load(
         predictor = _torch(model, wishes, revision, accept_licence)
     else:
         predictor = _onnx(model, wishes) if engine == "onnx" else _openvino(model, wishes)
-    return _sized(predictor, size)
+    return _set(predictor, size, refine, mirror)
 
 
 def choose_engine(
@@ -138,13 +143,16 @@ def _refuse_others(engine: str, wishes: _Wishes) -> None:
         raise ConfigError(f"compiling is the torch engine's, not the {engine} engine's: leave --compile out")
 
 
-def _sized(predictor: Predictor, size: int | tuple[int, int] | None) -> Predictor:
+def _set(predictor: Predictor, size: int | tuple[int, int] | None, refine: bool, mirror: bool | None) -> Predictor:
+    predictor.refine = refine
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         try:
             predictor.spec = replace(predictor.spec, size=(height, width))
         except ConfigError as error:
             raise ConfigError(f"size {size}: must be a multiple of 32, from 32 to {MAX_SIDE}") from error
+    if mirror is not None:
+        predictor.mirror = mirror
     return predictor
 
 

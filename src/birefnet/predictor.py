@@ -78,15 +78,22 @@ class Predictor:
         if not photos:
             return []
         refine = self.refine if refine is None else refine
-        alphas = self._segment([prepare(photo.rgb, self.spec) for photo in photos])
+        alphas = self.segment([prepare(photo.rgb, self.spec) for photo in photos])
         return [self._matte(photo, alpha[0], refine) for photo, alpha in zip(photos, alphas, strict=True)]
 
-    def _segment(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Run the network on prepared images.  N times (3, h, w) -> (N, 1, h, w)."""
+    def segment(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Find the foreground of images that are prepared already, mirrored as well where `mirror` says so.
+
+        Args:
+            images: N times (3, height, width), of one size, as `birefnet.imaging.preprocess.prepare` makes them.
+
+        Returns:
+            Alpha at the size of the images, (N, 1, height, width).
+        """
         batch = np.stack(images)
         alphas = self.engine(batch)
         if self.mirror:
-            # A second run, not a batch twice as large, so that the memory stays what it is.
+            # A second run, as a batch twice as large would take twice the memory.
             mirrored = self.engine(np.ascontiguousarray(batch[..., ::-1]))
             alphas = np.float32(0.5) * (alphas + mirrored[..., ::-1])
         return alphas
@@ -130,7 +137,7 @@ class Predictor:
         for start in range(0, len(windows), PATCHES):
             batch = windows[start : start + PATCHES]
             images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec) for window in batch]
-            for window, alpha in zip(batch, self._segment(images), strict=True):
+            for window, alpha in zip(batch, self.segment(images), strict=True):
                 part, context = after[window.part], before[window.part]
                 patch = restore(alpha[0], context.shape, self.spec.resize)
                 share = weight[window.part] * taper(window, size, margin) * trust(patch, context, pitch)

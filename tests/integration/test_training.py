@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,35 @@ def test_what_is_not_finite_is_never_the_best(
     assert [line["best"] for line in validation_lines(read_log(tmp_path))] == [False, True, False, True]
     assert content(tmp_path)["progress"]["best"] == 0.2
     assert sum("MAE is not finite" in note for note in listener.notes) == 2
+
+
+def test_weights_that_look_at_the_mirror_image_are_validated_so(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from birefnet.training.validation import Measured, Validator
+
+    usual, distances = Validator.measure, list[list[float]]()
+
+    def measure(self: Validator, session: Any) -> Measured:
+        measured = usual(self, session)
+        mean, std = (np.array(values, np.float32) for values in (session.input_spec.mean, session.input_spec.std))
+        session.model.eval()
+        for sample in measured.samples:
+            image = torch.from_numpy(((sample.photo / np.float32(255) - mean) / std).transpose(2, 0, 1)[None])
+            with torch.no_grad(), session.weights_to_keep():
+                alone, mirrored = session.model(image).sigmoid(), session.model(image.flip(-1)).sigmoid().flip(-1)
+            both = (alone + mirrored) / 2
+            distances.append([np.abs(alpha[0, 0].numpy() * 255 - sample.prediction).max() for alpha in (both, alone)])
+        session.model.train()
+        return measured
+
+    monkeypatch.setattr(Validator, "measure", measure)
+    plan = make_plan(Asked("nano", changes=CHANGES | {"precision": "float32"}), CHOICE)
+    plan = replace(plan, input_spec=replace(plan.input_spec, mirror=True))
+    assert train(plan, tmp_path / "run", options) == "finished"
+    assert max(both for both, _ in distances) < 0.51
+    assert max(alone for _, alone in distances) > 1
+    assert birefnet.load_model(tmp_path / "run" / "model.safetensors").input_spec.mirror
 
 
 def test_steps_lower_the_loss(tmp_path: Path, options: Options) -> None:

@@ -50,6 +50,8 @@ class Worker:
         images = np.random.default_rng(0).standard_normal((wanted.batch, 3, height, width), np.float32)
         self._images = images
         notes = list(predictor.notes)
+        if predictor.mirror:
+            notes.append("a photo takes two runs: these weights look at its mirror image as well (--no-mirror)")
         try:
             predictor.engine(np.ascontiguousarray(images[:, :, : _other(height), : _other(width)]))
         except InputError as error:

@@ -84,7 +84,6 @@ class Finish:
     type=click.Choice(list(TASKS)),
     help="What the photos are cut out for: chooses the model, and how its alpha is treated where no option says so.",
 )
-@click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only.")
 @engine_options
 @click.option(
     "--kind",
@@ -132,16 +131,6 @@ class Finish:
     help="Show the object's own colours at soft edges, or keep the photo's.  [default: decontaminate, except for "
     "--task cod]",
 )
-@click.option(
-    "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
-)
-@click.option(
-    "--mirror/--no-mirror",
-    default=None,
-    help="Look at the mirror image as well and average the two.  [default: as the model says]",
-)
-@click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32.")
-@click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, metavar="N", help="Photos a run of the network.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, metavar="N", help="Threads that read, and that write.")
 @click.option(
@@ -155,7 +144,6 @@ def cutout(
     model: str | None,
     weights: Path | None,
     task: str | None,
-    accept_licence: bool,
     kind: str,
     output: str | None,
     form: str | None,
@@ -166,10 +154,6 @@ def cutout(
     feather: float,
     grow: int,
     decontaminate: bool | None,
-    refine: bool,
-    mirror: bool | None,
-    size: int | None,
-    device: str,
     batch_size: int,
     jobs: int,
     max_pixels: int,
@@ -207,10 +191,7 @@ def cutout(
         chosen = choose_model(task, model=model, weights=weights, default=DEFAULT_MODEL)
 
         def ready() -> Predictor:
-            predictor = load(chosen, size=size, device=device, accept_licence=accept_licence, **running)
-            predictor.refine = refine
-            if mirror is not None:
-                predictor.mirror = mirror
+            predictor = load(chosen, **running)
             told = tell_notes(predictor)
             # What comes up in the runs, also in those that failed or were stopped.
             click.get_current_context().call_on_close(lambda: tell_notes(predictor, told))

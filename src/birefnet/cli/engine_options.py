@@ -32,6 +32,17 @@ def memory_amount(text: str) -> int:
 def engine_options(command: _Command) -> _Command:
     """Add the options that `EngineOptions` holds."""
     options = (
+        click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only."),
+        click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32."),
+        click.option(
+            "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
+        ),
+        click.option(
+            "--mirror/--no-mirror",
+            default=None,
+            help="Look at the mirror image as well and average the two.  [default: as the model says]",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps."),
         click.option(
             "--engine",
             type=click.Choice(ENGINES),
@@ -85,6 +96,11 @@ def engine_options(command: _Command) -> _Command:
 class EngineOptions:
     """What `engine_options` ask for, by the names that `birefnet.load` has for it."""
 
+    accept_licence: bool
+    size: int | None
+    refine: bool
+    mirror: bool | None
+    device: str
     engine: str
     precision: str
     threads: int | None

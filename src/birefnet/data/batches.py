@@ -5,7 +5,6 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -216,6 +215,7 @@ class Batches:
         self._stages = recipe.stages
         self._donors = _donors(photos, recipe.composition)
         self._weights = _weights(photos, recipe.weights)
+        self._order: tuple[int, Tensor] | None = None  # of the last epoch that was asked for
 
     def __call__(self, step: int) -> Batch:
         """Make this process's share of the batch of a step.
@@ -269,7 +269,10 @@ class Batches:
     def _photo_of(self, sample: int) -> int:
         """Tell the photo of a sample: each epoch is its own random order of all photos, or of a draw by weight."""
         epoch, place = divmod(sample, len(self._photos))
-        return int(_order(_mixed("order", self._seed, epoch), len(self._photos), self._weights)[place])
+        kept = self._order
+        if kept is None or kept[0] != epoch:
+            self._order = kept = epoch, _order(_mixed("order", self._seed, epoch), len(self._photos), self._weights)
+        return int(kept[1][place])
 
     def _donor_of(self, sample: int, own: int) -> int:
         """Draw another photo than the sample's own, if there is one."""
@@ -296,16 +299,16 @@ def _donors(photos: Photos, settings: Composition) -> list[int]:
     """Tell which photos may give their object."""
     if not settings.paste:
         return []
-    _check_sources("donors", settings.donors, photos)
+    _check_sources("data.composition.donors", settings.donors, photos)
     return [i for i, source in enumerate(photos.sources) if not settings.donors or source in settings.donors]
 
 
-def _weights(photos: Photos, text: str) -> tuple[float, ...] | None:
+def _weights(photos: Photos, text: str) -> Tensor | None:
     """Tell each photo's weight, if they differ."""
     weights = parse_weights(text)
-    _check_sources("weights", weights, photos)
-    each = tuple(weights.get(source, 1.0) for source in photos.sources)
-    return each if len(set(each)) > 1 else None
+    _check_sources("data.weights", weights, photos)
+    each = torch.tensor([weights.get(source, 1.0) for source in photos.sources], dtype=torch.float64)
+    return None if bool((each == each[0]).all()) else each
 
 
 def _check_sources(setting: str, named: Collection[str], photos: Photos) -> None:
@@ -313,18 +316,17 @@ def _check_sources(setting: str, named: Collection[str], photos: Photos) -> None
     unknown = [source for source in named if source not in known]
     if unknown:
         some = ", ".join(sorted(known)[:20])
-        raise ConfigError(f"{setting}: no photo comes from {unknown[0]!r}: choose of {some}, or name none for all")
+        raise ConfigError(f"{setting}: no photo comes from {unknown[0]!r}: choose of {some}")
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, count: int, weights: tuple[float, ...] | None) -> Tensor:
+def _order(seed: int, count: int, weights: Tensor | None) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)
     if weights is None:
         return order
     # Systematic sampling: of photos laid end to end, each as long as its weight, those at evenly spaced points. So each
     # is there as often as it should be, rounded up or down, and the order decides for which of them it is up.
-    lengths = torch.tensor(weights, dtype=torch.float64)[order]
+    lengths = weights[order]
     ends = (lengths * (count / lengths.sum())).cumsum(0)
     points = torch.arange(count) + torch.rand((), dtype=torch.float64, generator=generator)
     drawn = order[torch.searchsorted(ends, points).clamp_max(count - 1)]

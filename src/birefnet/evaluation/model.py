@@ -1,7 +1,7 @@
 """A model under evaluation: what it is, and its predictions as files."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Model:
 
 @dataclass(frozen=True)
 class HowToRun:
-    """How a model is to be run: the arguments of `birefnet.load` and of its predictor."""
+    """How a model is to be run: arguments of `birefnet.load`."""
 
     engine: str = "auto"
     size: int | None = None
@@ -89,14 +89,7 @@ class HowToRun:
         Raises:
             BiRefNetError: it does not load, or cannot be run so.
         """
-        wishes = {field.name: getattr(self, field.name) for field in fields(self)}
-        for of_predictor in ("refine", "mirror"):
-            del wishes[of_predictor]
-        predictor = load(name, **wishes)
-        predictor.refine = self.refine
-        if self.mirror is not None:
-            predictor.mirror = self.mirror
-        return predictor
+        return load(name, **vars(self))
 
 
 def open_model(

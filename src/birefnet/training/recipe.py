@@ -212,13 +212,13 @@ class Recipe:
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Change fields of a recipe by their dotted names; None puts an optional field back to nothing.
+    """Change fields of a recipe by their dotted names; None, or in an optional field "none", puts it back to nothing.
 
     Raises:
         ConfigError: a field is unknown or its value impossible.
     """
     values = recipe.to_dict()
-    lengths = [name for name in ("epochs", "samples") if changes.get(name) is not None]
+    lengths = [name for name in ("epochs", "samples") if changes.get(name) not in (None, NOTHING)]
     if len(lengths) == 1:  # the one that is asked for takes the place of the other
         values.pop("epochs", None)
         values.pop("samples", None)
@@ -239,7 +239,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def parse_changes(settings: Iterable[str]) -> Json:
-    """Read changes written as "a.b=value", the value as in TOML; what is no TOML is a text, "none" is nothing.
+    """Read changes written as "a.b=value", the value as in TOML; what is no TOML is a text.
 
     Raises:
         ConfigError: one is not of that form.
@@ -278,8 +278,6 @@ def differences(first: Json, second: Json, above: str = "") -> list[str]:
 
 
 def _value(text: str) -> Any:
-    if text.lower() == NOTHING:
-        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -305,7 +303,8 @@ def _build(cls: type, values: Any, above: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{above.rstrip('.')}: takes fields, not {values!r}")
     if cls is ModelConfig:
-        return ModelConfig.from_dict(values)
+        # Its other fields that may be "none" mean a kind of part by it.
+        return ModelConfig.from_dict({name: value for name, value in values.items() if (name, value) != _NO_REFINER})
     hints = typing.get_type_hints(cls)
     names = {item.name for item in dataclasses.fields(cls)}
     for name in values:
@@ -351,4 +350,5 @@ def _cast_tuple(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...
     return tuple(_cast(kind, item, name) for kind, item in zip(kinds, items, strict=True))
 
 
+_NO_REFINER = ("refiner", NOTHING)
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

@@ -98,7 +98,11 @@ class Validator:
         )
         with autocast(recipe.precision, device):
             logits = session.model(images.contiguous(memory_format=torch.channels_last)).float()
-        levels = (logits.sigmoid() * 255).round().byte().cpu().numpy()[:, 0]
+            alphas = logits.sigmoid()
+            if session.input_spec.mirror:  # as these weights will be used
+                mirrored = session.model(images.flip(-1).contiguous(memory_format=torch.channels_last))
+                alphas = (alphas + mirrored.float().sigmoid().flip(-1)) / 2
+        levels = (alphas * 255).round().byte().cpu().numpy()[:, 0]
         found = []
         for row, index in enumerate(indices):
             coarse = (target[row, 0] * 255).round().byte().cpu().numpy()

@@ -135,25 +135,31 @@ def write_checkpoint(
 ) -> None:
     """Write a network's state dict with the reference's key names, whole or not at all.
 
-    Tensors whose values `dtype` cannot hold, such as a variance above 65504 in float16, keep their own type.
+    A part with values that `dtype` cannot hold, such as a variance above 65504 in float16, keeps its own type: all
+    tensors of that normalisation or convolution, as they are computed with together.
 
     Raises:
         OutputError: the file cannot be written, or two tensors would have the same name on disk.
     """
     keys = KeyMap(config)
     tensors: dict[str, Tensor] = {}
+    wide = set() if dtype is None else {_part(key) for key, tensor in state.items() if not _fits(tensor, dtype)}
     for key, tensor in state.items():
         name = keys.to_reference(key)
         if name is None or name in tensors:
             raise OutputError(f"{path}: {key} has no name of its own on disk ({name}); rename it in your part")
-        tensors[name] = _narrowed(tensor, dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        narrow = dtype is not None and tensor.is_floating_point() and _part(key) not in wide
+        tensors[name] = tensor.to(dtype) if narrow else tensor
     content = {"config": config.to_dict(), "input_spec": input_spec.to_dict()}
     write_tensors(tensors, path, {METADATA_KEY: json.dumps(content)})
 
 
-def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    narrow = tensor.to(dtype)
-    return narrow if torch.equal(narrow.isfinite(), tensor.isfinite()) else tensor
+def _part(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    return not tensor.is_floating_point() or torch.equal(tensor.to(dtype).isfinite(), tensor.isfinite())
 
 
 def parse_facts(source: Path, content: Mapping[str, object]) -> tuple[ModelConfig, InputSpec]:

@@ -91,7 +91,7 @@ def test_impossible_recipes(pairs: list[Pair]) -> None:
         Batches(photos, SMALL, 10, 0, world=3)
     with pytest.raises(ConfigError, match="samples"):
         Batches(photos, SMALL, 0, 0)
-    with pytest.raises(ConfigError, match="weights: no photo comes from 'dogs': choose of cats, flower17"):
+    with pytest.raises(ConfigError, match=r"data\.weights: no photo comes from 'dogs': choose of cats, flower17"):
         Batches(photos, DataRecipe(weights="cats:2,dogs:2"), 10, 0)
     recipe = DataRecipe(composition=Composition(paste=0.1, donors=("dogs",)))
     with pytest.raises(ConfigError, match="no photo comes from 'dogs': choose of cats, flower17"):

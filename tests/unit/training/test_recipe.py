@@ -93,6 +93,15 @@ def test_changes_are_written_as_in_toml() -> None:
     assert (recipe.epochs, recipe.samples) == (3, None)  # the one asked for takes the other's place
 
 
+@pytest.mark.parametrize("part", ["attention", "inward", "scale_fusion", "squeeze", "norm"])
+def test_none_is_a_kind_of_part_where_there_is_one_of_that_name(part: str) -> None:
+    changes = parse_changes([f"model.{part}=none", "model.context_levels=0", "model.refiner=none", "samples=none"])
+    recipe = changed(make_recipe("nano", Basis(10)), changes | {"epochs": 1})
+    assert getattr(recipe.model, part) == "none"
+    assert recipe.model.refiner is None
+    assert (recipe.epochs, recipe.samples) == (1, None)
+
+
 def test_a_section_that_is_not_there_begins_with_a_change() -> None:
     recipe = changed(make_recipe("finetune", Basis(100)), {"lora.rank": 4})
     assert recipe.lora is not None

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def checkpoints(run: Path, data: tuple[str, ...], measure: str, link: Path | Non
             raise click.UsageError(f"--link {link}: must end as the weights do, {found[0].suffix}")
         rows: list[dict[str, Any]] = []
         content: dict[str, Any] = {"birefnet": __version__, "conventions": conventions_of(settings)}
-        content |= {"measures": list(settings.measures), "rows": rows}
+        content |= {"measures": list(settings.measures), "how": asdict(options.how), "rows": rows}
         for path in found:
             try:
                 rows += score_checkpoint(path, path.relative_to(run).as_posix(), truths, settings, options)

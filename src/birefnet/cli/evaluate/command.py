@@ -1,6 +1,7 @@
 """`birefnet evaluate`: how good predictions or a model are."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -146,6 +147,8 @@ def evaluate(
                 entries += [(e, opened) for found in truths for e in options.parted(match_photos(called, found))]
             with shown_progress(count_units(entries), "evaluate", STOPPED) as advance:
                 results = evaluate_entries(entries, settings, jobs=options.jobs, cache=cache, advance=advance)
+            if chosen is not None:
+                results["how"] = asdict(options.how)
             if report is not None:
                 say(f"report: {write_report(results, report, cases=cases)}")
         forget_predictions(results, Path(scratch))

@@ -39,17 +39,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def running(command: _Command) -> _Command:
     """Add the options that say how a model is run, and how scores are computed and kept."""
     options = (
-        click.option("--accept-licence", is_flag=True, help="Use weights that are for non-commercial use only."),
-        click.option("--size", type=int, metavar="N", help="Side of the network's input, a multiple of 32."),
-        click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps."),
-        click.option(
-            "--refine", is_flag=True, help="Take closer looks at the edges in photos larger than the network's input."
-        ),
-        click.option(
-            "--mirror/--no-mirror",
-            default=None,
-            help="Look at the mirror image as well and average the two.  [default: as the model says]",
-        ),
         click.option(
             "--measures",
             metavar="NAMES",
@@ -105,11 +94,6 @@ def running(command: _Command) -> _Command:
 class Common(EngineOptions):
     """The options that `evaluate` and `evaluate checkpoints` share."""
 
-    accept_licence: bool
-    size: int | None
-    device: str
-    refine: bool
-    mirror: bool | None
     measures: str | None
     task: str | None
     conventions: str
