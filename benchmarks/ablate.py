@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -65,7 +66,7 @@ def main(data: Path, val: Path, output: Path, samples: int, sizes: str, size: in
     }
     asked = common | {"data": str(data.resolve()), "val": str(val.resolve())}
     results = output / "results.json"
-    kept = json.loads(results.read_text()) if results.exists() else {"asked": asked, "rows": {}}
+    kept: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {"asked": asked, "rows": {}}
     if kept["asked"] != asked:
         raise click.ClickException(f"{results}: is of other photos or settings; choose another folder")
     rows: dict[str, dict[str, float]] = kept["rows"]
