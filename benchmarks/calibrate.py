@@ -4,6 +4,10 @@ Scores DIR (foreground above 127) with the network's input at several sizes, wit
 the logits times several factors: those of an undertrained network are small, so that its masks stay grey. With --size,
 --factor and --output the choice is written: the factor into the last convolution, size and mirror into the
 preprocessing.
+
+--blend takes a share of other weights, of a training that this one began from, before all else: what is between the two
+can keep what the last training forgot, and score better than either (Wortsman et al., "Robust fine-tuning of zero-shot
+models", CVPR 2022).
 """
 
 import itertools
@@ -20,6 +24,7 @@ import torch
 import birefnet
 from birefnet import BiRefNet, BiRefNetError
 from birefnet.data.pairs import Pair, find_pairs
+from birefnet.errors import ConfigError
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore
@@ -27,6 +32,22 @@ from birefnet.imaging.preprocess import prepare
 from birefnet.metrics import Conventions, Scorer
 
 _VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
+
+
+def blend(network: BiRefNet, other: Path, share: float) -> None:
+    """Move a network's weights and statistics by a share of the way to others of the same kind.
+
+    Raises:
+        ConfigError: they are of another network.
+    """
+    second = birefnet.load_model(other)
+    if second.config != network.config:
+        raise ConfigError(f"{other}: is another kind of network, whose weights mean something else")
+    found = second.state_dict()
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(found[name], share)
 
 
 @torch.inference_mode()
@@ -65,6 +86,14 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 
 @click.command(help=__doc__)
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--blend",
+    "other",
+    nargs=2,
+    type=(click.Path(exists=True, dir_okay=False, path_type=Path), click.FloatRange(0, 1)),
+    metavar="FILE SHARE",
+    help="Take this share of the weights from another file.",
+)
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sizes", default="256,320,384", show_default=True, callback=numbers, help="Sides of the input to try.")
 @click.option("--factors", default="1,1.5,2.5", show_default=True, callback=numbers, help="Factors to try.")
@@ -74,6 +103,7 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights so.")
 def main(
     model: Path,
+    other: tuple[Path, float] | None,
     data: Path | None,
     sizes: list[float],
     factors: list[float],
@@ -91,6 +121,8 @@ def main(
         network = birefnet.load_model(model).eval()
         if network.config.refiner is not None or network.config.custom:
             raise click.ClickException(f"{model}: its logits are those of a refiner or of a part of one's own")
+        if other is not None:
+            blend(network, *other)
         if data is not None:
             tabulate(network, find_pairs(data), [int(side) for side in sizes], factors)
         if output is not None:
