@@ -116,7 +116,7 @@ def test_info(tmp_path: Path) -> None:
         assert "backbone: mobilenet_v4_s" in shown
         assert "GMACs at 64 x 64" in shown
     assert "licence: apache-2.0" in run("info", "somebody/tiny").stdout
-    assert "input: 320 x 320" in run("info", str(bundled_file("nano", ".onnx"))).stdout
+    assert "input: 384 x 384" in run("info", str(bundled_file("nano", ".onnx"))).stdout
 
 
 @pytest.mark.usefixtures("server")
