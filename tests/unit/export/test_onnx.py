@@ -76,7 +76,7 @@ def test_the_file_says_what_goes_in_and_out_and_nothing_of_its_maker(written: Ex
     assert b"site-packages" not in content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_decomposed_file_needs_no_operator_and_gives_the_same(tmp_path: Path) -> None:
     model = lively_model("deformable")
     report = export_onnx(model, tmp_path / "decomposed.onnx", decompose_deform=True)

@@ -168,8 +168,8 @@ def check_alike(step: TrainStep, plain: BiRefNet, size: int = 64) -> None:
     ("backbone", "blocks"),
     [
         ("dino_v3_s", 12),
-        pytest.param("swin_v1_t", 12, marks=pytest.mark.slow),
-        pytest.param("pvt_v2_b0", 8, marks=pytest.mark.slow),
+        pytest.param("swin_v1_t", 12, marks=pytest.mark.long),
+        pytest.param("pvt_v2_b0", 8, marks=pytest.mark.long),
     ],
 )
 def test_compiling_gives_the_same(backbone: str, blocks: int) -> None:
