@@ -56,6 +56,12 @@ def cpu_instructions() -> tuple[str, ...]:
     return tuple(name for name, any_of in INSTRUCTIONS.items() if flags.intersection(any_of))
 
 
+def computes_bfloat16() -> bool | None:
+    """Whether the CPU has arithmetic for bfloat16; None where the system does not tell."""
+    known = cpu_instructions()
+    return bool({"AVX512-BF16", "AMX-BF16", "ARM-BF16"}.intersection(known)) if known else None
+
+
 def _read(path: Path) -> str | None:
     """Text of a file of the system's, None where there is none or it cannot be read."""
     try:

@@ -74,6 +74,18 @@ def test_everything_is_told(photos: Path, config: Path, tmp_path: Path, monkeypa
         assert text in rest, text
 
 
+@pytest.mark.parametrize(
+    ("computes", "precision", "warned"),
+    [(False, "bfloat16", True), (False, "float32", False), (True, "bfloat16", False), (None, "bfloat16", False)],
+)
+def test_emulated_bfloat16_is_a_warning(
+    computes: bool | None, precision: str, warned: bool, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("birefnet.inference.precision.computes_bfloat16", lambda: computes)
+    output = dry_run(["--data", "drawn:8", "--config", str(config), *SMALL, "--precision", precision])
+    assert ("bfloat16 is emulated on this cpu" in output) == warned
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_a_warning(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("birefnet.cli.train_plan.available_memory", lambda _: 700_000_000)

@@ -465,3 +465,16 @@ def test_training_goes_on_at_once_after_a_signal_in_a_subprocess(tmp_path: Path,
     assert "Traceback" not in error
     assert f"go on with  birefnet train --resume {tmp_path}" in out
     assert content(tmp_path)["progress"]["step"] > 0
+
+
+def test_a_run_in_emulated_bfloat16_is_told_what_is_quicker(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("birefnet.inference.precision.computes_bfloat16", lambda: False)
+    notes = {}
+    for precision in ("bfloat16", "float32"):
+        listener = Listener()
+        run_of(tmp_path / precision, changed(options, max_seconds=0.0), listener, precision=precision)
+        notes[precision] = [note for note in listener.notes if "emulated" in note]
+    assert [len(told) for told in notes.values()] == [1, 0]
+    assert "--precision float32" in notes["bfloat16"][0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from birefnet import _processors
-from birefnet._processors import INSTRUCTIONS, cores, cpu_instructions, processors
+from birefnet._processors import INSTRUCTIONS, computes_bfloat16, cores, cpu_instructions, processors
 
 
 def test_there_is_at_least_one_core_and_no_more_than_processors() -> None:
@@ -40,20 +40,22 @@ def test_a_containers_quota_of_time_is_kept_to(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "expected", "bfloat16"),
     [
-        ("model name\t: some\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", ("AVX2", "AVX512", "AVX512-BF16")),
-        ("flags : avx2 avx_vnni amx_bf16 amx_int8\n", ("AVX2", "VNNI", "AMX-BF16", "AMX-INT8")),
-        ("Features\t: fp asimd asimddp bf16\n", ("NEON", "ARM-BF16", "ARM-INT8")),
-        ("nothing of the kind", ()),
+        ("model name\t: some\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", ("AVX2", "AVX512", "AVX512-BF16"), True),
+        ("flags : avx2 avx_vnni amx_bf16 amx_int8\n", ("AVX2", "VNNI", "AMX-BF16", "AMX-INT8"), True),
+        ("flags : avx2 avx_vnni\n", ("AVX2", "VNNI"), False),
+        ("Features\t: fp asimd asimddp bf16\n", ("NEON", "ARM-BF16", "ARM-INT8"), True),
+        ("nothing of the kind", (), None),
     ],
 )
 def test_instructions_are_read_from_what_linux_tells(
-    text: str, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, expected: tuple[str, ...], bfloat16: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(_processors, "_CPU_FACTS", tmp_path / "cpuinfo")
     assert cpu_instructions() == expected
+    assert computes_bfloat16() is bfloat16
     assert set(expected) <= set(INSTRUCTIONS)
 
 

@@ -14,6 +14,7 @@ from birefnet.data.batches import Stage, format_sizes
 from birefnet.data.cache import raw_bytes
 from birefnet.data.structures import Drawn
 from birefnet.errors import BiRefNetError
+from birefnet.inference.precision import emulates_bfloat16
 from birefnet.model.count import count_cost
 from birefnet.training.available import available_memory
 from birefnet.training.fitting import largest_batch, savings
@@ -22,7 +23,7 @@ from birefnet.training.parallel import Parallel
 from birefnet.training.plan import Plan
 from birefnet.training.processes import joined
 from birefnet.training.recipe import Recipe
-from birefnet.training.run import Options
+from birefnet.training.run import EMULATED, Options
 from birefnet.training.sets import Source, count
 from birefnet.training.timing import Probe, StageTime, can_probe, estimate_time, measure_step
 from birefnet.training.trial import empty_network, largest_stage
@@ -209,6 +210,8 @@ def _show_time(plan: Plan, parallel: Parallel, memory: Memory, available: int | 
     if samples is not None:
         total = sum(time.seconds for time in times) * parallel.world / world
         _row("in all", f"{_duration(total)}, validations and decoding not counted; other work here makes it longer")
+    if plan.recipe.precision == "bfloat16" and emulates_bfloat16(parallel.device):
+        _row("WARNING", EMULATED.format(device=parallel.device))
 
 
 def _time_lines(recipe: Recipe, times: Iterable[StageTime], probe: Probe, world: int) -> Iterable[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birefnet import __version__
-from birefnet._processors import processors
+from birefnet._processors import computes_bfloat16, processors
 
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "kornia", "peft")
 
@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
             "name": _cpu_name(),
             "cores": processors(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "bfloat16": _cpu_bfloat16(),
+            "bfloat16": computes_bfloat16(),
         },
         "gpus": _gpus(),
         "torch": torch.__version__,
@@ -89,15 +89,6 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_bfloat16() -> bool | None:
-    """Whether the processor multiplies bfloat16 by itself; emulated, it is slower than float32."""
-    for line in _cpu_facts():
-        name, _, values = line.partition(":")
-        if name.strip() in ("flags", "Features"):  # x86 and ARM
-            return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(values.split()))
-    return None
 
 
 def _cpu_facts() -> list[str]:

@@ -21,6 +21,7 @@ from birefnet.data.loader import Feed, feed
 from birefnet.data.photos import Photos, open_photos
 from birefnet.data.structures import Drawn
 from birefnet.errors import ConfigError, MissingExtraError
+from birefnet.inference.precision import emulates_bfloat16
 from birefnet.model import BiRefNet
 from birefnet.training.card import write_card
 from birefnet.training.environment import environment
@@ -39,6 +40,9 @@ from birefnet.training.savings import checkpoint_activations, compile_or_not, fr
 from birefnet.training.sets import Source, check_sets
 from birefnet.training.state import Average, Session
 from birefnet.training.validation import Validator
+
+EMULATED = "bfloat16 is emulated on this {device}, which takes many times as long as float32: --precision float32"
+"""What is said of a run that would be quicker in float32."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,8 @@ def _start(plan: Plan, parallel: Parallel, options: Options, listener: Listener,
         model = BiRefNet(recipe.model, plan.input_spec, pretrained_backbone=backbone)
     for note in model.notes:
         listener.note(note)
+    if recipe.precision == "bfloat16" and emulates_bfloat16(device):
+        listener.note(EMULATED.format(device=device))
     model.train()
     if recipe.lora is not None:
         if options.strategy == "fsdp" and parallel.world > 1:
