@@ -1,10 +1,11 @@
-"""Photos put together anew: on synthetic backgrounds, with another photo's object, with thin structures drawn on them.
+"""Photos put together anew: on other backgrounds, with another photo's object, with thin structures, before lamps.
 
 All of it works on packed bytes, before augmentation, and keeps the truth exact: what is laid over a photo is laid over
 its label by the same share. Every sample is worked on by itself and draws from its own generator, always as many
 numbers, so that what becomes of it depends neither on its batch nor on what is done to others.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
-from birefnet.data.shapes import draw_shape
+from birefnet.data.shapes import draw_shape, log_uniform
 from birefnet.data.structures import colour_shape
 from birefnet.errors import ConfigError
 
@@ -52,6 +53,7 @@ class Composition:
         paste: share that get the object of another photo pasted on, at a random scale and place, maybe mirrored.
         donors: sources (`Pair.source`) of the photos whose objects may be pasted; () for all.
         structures: share onto which thin structures are drawn.
+        lights: share with glaring lamps added to the background, which draw the eye and belong to no object.
 
     Raises:
         ConfigError: a share is not from 0 to 1.
@@ -61,9 +63,10 @@ class Composition:
     paste: float = 0.0
     donors: tuple[str, ...] = ()
     structures: float = 0.0
+    lights: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("background", "paste", "structures"):
+        for name in ("background", "paste", "structures", "lights"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
@@ -81,9 +84,10 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
-    A background is replaced first, then an object pasted, then structures drawn, so that one photo may get all three.
-    The truth is the union. Unlabelled pixels of a donor are not pasted; those of a photo stay unlabelled unless they
-    are covered wholly. A photo without an object keeps its background, a donor without one gives none.
+    A background is replaced first, then an object pasted, then structures drawn, then lamps lit behind all of it, so
+    that one photo may get all four. The truth is the union. Unlabelled pixels of a donor are not pasted; those of a
+    photo stay unlabelled unless they are covered wholly. A photo without an object keeps its background, a donor
+    without one gives none.
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
@@ -108,6 +112,8 @@ def compose(
             composed[index] = paste(composed[index], donors[index], chances[8:16])
         if chances[2] < settings.structures:
             composed[index] = draw_on(composed[index], np.random.default_rng(seed))
+        if chances[16] < settings.lights:
+            composed[index] = light_up(composed[index], np.random.default_rng((seed, 1)))
     return composed, plain
 
 
@@ -248,6 +254,54 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
     surface = torch.from_numpy(colour_shape(shape, colours, behind, generator)).to(photo.device)
     alpha = torch.from_numpy(shape.coverage).to(photo.device)[None].float() / 255
     return lay_over(photo, surface.permute(2, 0, 1) * alpha, alpha)
+
+
+# --- lights ---
+
+
+def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Add lamps to the background of a photo, most with a halo, many with the rays of a small aperture.
+
+    To a network that has seen few photos taken at night they look like flowers. The label stays as it is; where alpha
+    is between 0 and 1 as much light is added as there is background, and none where a pixel is unlabelled.
+
+    Args:
+        photo: uint8 (4, H, W).
+        generator: source of randomness.
+
+    Returns:
+        uint8 (4, H, W).
+    """
+    _, height, width = photo.shape
+    _, alpha, known = _layers(photo)
+    side = math.sqrt(height * width)
+    count, rays = int(generator.integers(1, 10)), int(generator.choice((0, 4, 6, 8)))
+    turn, usual = generator.uniform(0, math.pi), side * log_uniform(generator, 0.004, 0.025)
+    # Along a street or a pier as often as anywhere.
+    level, spread = generator.uniform(0, height), height * (0.06 if generator.random() < 0.5 else 1.0)
+    warmth = generator.uniform(0, 1)
+    light = np.zeros((3, height, width), np.float32)
+    for _ in range(count):
+        across, down = generator.uniform(0, width), level + spread * generator.normal()
+        radius = usual * log_uniform(generator, 0.5, 2)
+        strength = log_uniform(generator, 0.5, 3)
+        own_warmth = np.clip(warmth + 0.2 * generator.normal(), 0, 1)
+        colour = np.array([1, 1 - 0.4 * own_warmth, 1 - 0.8 * own_warmth], np.float32)
+        reach = 12 * radius
+        rows = slice(max(0, int(down - reach)), max(0, min(height, int(down + reach) + 1)))
+        columns = slice(max(0, int(across - reach)), max(0, min(width, int(across + reach) + 1)))
+        y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(down)
+        x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(across)
+        far = np.sqrt(x * x + y * y) / np.float32(radius)
+        glow = np.exp(-far * far) + 0.25 * np.exp(-far / 2)
+        if rays:
+            beams = np.abs(np.cos((rays // 2) * (np.arctan2(y, x) - np.float32(turn)))) ** 24
+            glow += 0.6 * beams * np.exp(-far / 3)
+        light[:, rows, columns] += np.float32(strength) * colour[:, None, None] * glow
+    lit = photo.clone()
+    added = 255 * torch.from_numpy(light).to(photo.device) * (1 - alpha) * known
+    lit[:3] = _to_bytes(photo[:3] + added)
+    return lit
 
 
 # --- layers ---

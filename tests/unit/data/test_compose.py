@@ -13,6 +13,7 @@ from birefnet.data.compose import (
     draw_on,
     foreground_colours,
     lay_over,
+    light_up,
     paste,
     replace_background,
 )
@@ -44,7 +45,7 @@ def batch() -> Tensor:
     return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
 
 
-EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5)
+EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5)
 
 
 # --- all together ---
@@ -58,7 +59,7 @@ def test_nothing_to_do_changes_nothing(batch: Tensor) -> None:
 
 def test_bytes_in_and_out_and_what_is_given_stays(batch: Tensor) -> None:
     before = batch.clone()
-    result, plain = compose(batch, batch.flip(0), Composition(1, 1, (), 1), generators(4))
+    result, plain = compose(batch, batch.flip(0), Composition(1, 1, (), 1, 1), generators(4))
     assert (result.dtype, result.shape) == (torch.uint8, batch.shape)
     assert (plain.dtype, plain.tolist()) == (torch.bool, [True] * 4)
     assert torch.equal(batch, before)
@@ -81,7 +82,7 @@ def test_a_sample_follows_from_its_own_generator(batch: Tensor) -> None:
 
 def test_what_is_done_moves_no_other_chance(batch: Tensor) -> None:
     states = []
-    for settings in (Composition(), EVERYTHING, Composition(1, 1, (), 1)):
+    for settings in (Composition(), EVERYTHING, Composition(1, 1, (), 1, 1)):
         used = generators(4)
         compose(batch, batch.flip(0), settings, used)
         states.append([torch.rand(1, generator=generator).item() for generator in used])
@@ -95,6 +96,9 @@ def test_shares_are_kept() -> None:
     assert 0.24 < plain.float().mean() < 0.36
     drawn, _ = compose(small[:150], None, Composition(structures=0.4), generators(150))
     assert 0.28 < (drawn != small[:150]).flatten(1).any(1).float().mean() < 0.52
+    behind = disc(RED, BLUE)[:, :32, :32].expand(150, -1, -1, -1)
+    lit, _ = compose(behind, None, Composition(lights=0.4), generators(150))
+    assert 0.28 < (lit != behind).flatten(1).any(1).float().mean() < 0.52
 
 
 def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
@@ -102,7 +106,7 @@ def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
     assert torch.equal(result, batch)
 
 
-@pytest.mark.parametrize("name", ["background", "paste", "structures"])
+@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_checked(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
@@ -281,6 +285,34 @@ def test_structures_change_photo_and_truth_alike() -> None:
         assert not changed[(added == 0) & (photo[3] == 0)].any()
         # What is added can be seen, most of it at least.
         assert changed[added > 200].float().mean() > 8
+
+
+# --- lights ---
+
+
+def test_lights_are_background() -> None:
+    photo = disc(RED, BLUE)
+    photo[3, :20, :20] = UNLABELLED
+    brightest = []
+    for seed in range(40):
+        result = light_up(photo, np.random.default_rng(seed))
+        assert torch.equal(result[3], photo[3])
+        gain = (result[:3].int() - photo[:3].int()).amin(0)
+        assert gain.min() >= 0
+        assert not gain[photo[3] >= FULL].any()
+        brightest.append(int(result[:3].amin(0)[photo[3] == 0].max()))
+    # Most glare; some lie beyond the border or behind the object.
+    assert sum(value > 150 for value in brightest) > 20
+
+
+def test_a_soft_edge_takes_as_much_light_as_it_shows_of_the_background() -> None:
+    black = disc((0, 0, 0), (0, 0, 0))
+    seen = torch.zeros(120, 120)
+    for seed in range(200):
+        seen += light_up(black, np.random.default_rng(seed))[:3].float().mean(0)
+    share = black[3].float() / FULL
+    inner, outer = ((low < share) & (share < low + 0.4) for low in (0.55, 0.05))
+    assert 0 < seen[inner].mean() < 0.7 * seen[outer].mean()
 
 
 def test_laying_over() -> None:
