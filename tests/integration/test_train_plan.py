@@ -74,6 +74,13 @@ def test_everything_is_told(photos: Path, config: Path, tmp_path: Path, monkeypa
         assert text in rest, text
 
 
+def test_a_source_that_no_photo_comes_from_is_refused_before_anything_is_done(config: Path) -> None:
+    for setting in ("data.weights=dogs:2", 'data.composition.donors=["dogs"]'):
+        options = ["--data", "drawn:8", "--config", str(config), *SMALL, "--set", setting]
+        output = dry_run([*options, "--set", "data.composition.paste=0.5"], code=1)
+        assert f"{setting.split('=')[0]}: no photo comes from 'dogs': choose of drawn" in output
+
+
 @pytest.mark.parametrize(
     ("computes", "precision", "warned"),
     [(False, "bfloat16", True), (False, "float32", False), (True, "bfloat16", False), (None, "bfloat16", False)],

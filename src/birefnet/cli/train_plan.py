@@ -209,7 +209,7 @@ def _show_time(plan: Plan, parallel: Parallel, memory: Memory, available: int | 
         _row("", line)
     if samples is not None:
         total = sum(time.seconds for time in times) * parallel.world / world
-        _row("in all", f"{_duration(total)}, validations and decoding not counted; other work here makes it longer")
+        _row("in all", f"{_duration(total)}, validations and decoding not counted; other work makes it longer")
     if plan.recipe.precision == "bfloat16" and emulates_bfloat16(parallel.device):
         _row("WARNING", EMULATED.format(device=parallel.device))
 

@@ -3,7 +3,7 @@
 import math
 import re
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -160,6 +160,25 @@ class DataRecipe:
         return tuple(dict.fromkeys((stage.height, stage.width) for stage in self.stages))
 
 
+def check_sources(recipe: DataRecipe, sources: Iterable[str]) -> None:
+    """Check that photos come from all sources that a recipe names.
+
+    Args:
+        recipe: what batches are made of.
+        sources: of the photos, as in `Photos`.
+
+    Raises:
+        ConfigError: no photo comes from one of them.
+    """
+    known = set(sources)
+    donors = recipe.composition.donors if recipe.composition.paste else ()
+    for setting, named in (("data.weights", parse_weights(recipe.weights)), ("data.composition.donors", donors)):
+        for source in named:
+            if source not in known:
+                some = ", ".join(sorted(known)[:20])
+                raise ConfigError(f"{setting}: no photo comes from {source!r}: choose of {some}")
+
+
 class Batches:
     """The batch of every step, the same whenever and wherever it is asked for.
 
@@ -213,6 +232,7 @@ class Batches:
         self._share = recipe.batch // world
         self._offset = rank * self._share
         self._stages = recipe.stages
+        check_sources(recipe, photos.sources)
         self._donors = _donors(photos, recipe.composition)
         self._weights = _weights(photos, recipe.weights)
         self._order: tuple[int, Tensor] | None = None  # of the last epoch that was asked for
@@ -261,7 +281,7 @@ class Batches:
     def _composed(self, samples: Sequence[int], chosen: Sequence[int], size: Size) -> tuple[Tensor, Tensor | None]:
         pixels = self._photos.read(chosen, *size).to(self.device)
         settings = self._recipe.composition
-        if not (settings.background or settings.paste or settings.structures):
+        if not settings.changes:
             return pixels, None
         donors = _Candidates(self, samples, chosen, size) if self._donors else None
         return compose(pixels, donors, settings, [self._generator("compose", sample) for sample in samples])
@@ -299,24 +319,14 @@ def _donors(photos: Photos, settings: Composition) -> list[int]:
     """Tell which photos may give their object."""
     if not settings.paste:
         return []
-    _check_sources("data.composition.donors", settings.donors, photos)
     return [i for i, source in enumerate(photos.sources) if not settings.donors or source in settings.donors]
 
 
 def _weights(photos: Photos, text: str) -> Tensor | None:
     """Tell each photo's weight, if they differ."""
     weights = parse_weights(text)
-    _check_sources("data.weights", weights, photos)
     each = torch.tensor([weights.get(source, 1.0) for source in photos.sources], dtype=torch.float64)
     return None if bool((each == each[0]).all()) else each
-
-
-def _check_sources(setting: str, named: Collection[str], photos: Photos) -> None:
-    known = set(photos.sources)
-    unknown = [source for source in named if source not in known]
-    if unknown:
-        some = ", ".join(sorted(known)[:20])
-        raise ConfigError(f"{setting}: no photo comes from {unknown[0]!r}: choose of {some}")
 
 
 def _order(seed: int, count: int, weights: Tensor | None) -> Tensor:

@@ -71,6 +71,11 @@ class Composition:
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything is done to any photo."""
+        return max(self.background, self.paste, self.structures, self.lights) > 0
+
 
 class Donors(Protocol):
     """Photos by their places in the batch, such as a tensor."""

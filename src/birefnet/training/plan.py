@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from birefnet.config import InputSpec
-from birefnet.data.batches import parse_sizes
+from birefnet.data.batches import check_sources, parse_sizes
+from birefnet.data.structures import Drawn
 from birefnet.errors import ConfigError, DataError
 from birefnet.model import BiRefNet
 from birefnet.training.folder import CHECKPOINT, DATA, read_data, read_recipe
@@ -85,6 +86,9 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
     if network is None:
         with torch.device("meta"):  # what cannot be built is refused before a folder is made
             BiRefNet(recipe.model)
+    if not isinstance(sets.train, Path):  # a pack is opened when the run begins
+        drawn = isinstance(sets.train, Drawn)
+        check_sources(recipe.data, sets.train.sources if drawn else [pair.source for pair in sets.train])
     size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
     spec = network.input_spec if network is not None else InputSpec()
     return Plan(recipe, choice, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)

@@ -41,7 +41,7 @@ from birefnet.training.sets import Source, check_sets
 from birefnet.training.state import Average, Session
 from birefnet.training.validation import Validator
 
-EMULATED = "bfloat16 is emulated on this {device}, which takes many times as long as float32: --precision float32"
+EMULATED = "bfloat16 is emulated on this {device}, far slower than float32: take --precision float32"
 """What is said of a run that would be quicker in float32."""
 
 

@@ -205,6 +205,15 @@ def test_plain_backgrounds_are_only_mirrored(pairs: list[Pair]) -> None:
             assert torch.equal(image, plain) or torch.equal(image, plain.flip(-1))
 
 
+@pytest.mark.parametrize("share", ["background", "paste", "structures", "lights"])
+def test_each_way_to_put_photos_together_is_taken_by_itself(share: str, pairs: list[Pair]) -> None:
+    settings = DataRecipe(batch=4, sizes="64", augmentation=NONE)
+    composed = dataclasses.replace(settings, composition=Composition(**{share: 1.0}))
+    photos = open_photos(pairs)
+    still, changed = (Batches(photos, recipe, 4, 0)(0) for recipe in (settings, composed))
+    assert not torch.equal(still.images, changed.images)
+
+
 def test_objects_are_pasted_from_the_sources_that_may_give_them(pairs: list[Pair]) -> None:
     photos = open_photos(pairs)
     pasted = DataRecipe(
