@@ -33,6 +33,7 @@ RUNS: dict[str, dict[str, str]] = {
     "paste: 0": {"data.composition.paste": "0"},
     "structures: 0": {"data.composition.structures": "0"},
     "structures: 0.1": {"data.composition.structures": "0.1"},
+    "lights: 0.15": {"data.composition.lights": "0.15"},
     "SSIM: 0": {"loss.pixel.ssim": "0"},
     "structure loss: 10": {"loss.pixel.structure": "10"},
 }
@@ -57,11 +58,14 @@ def train(folder: Path, data: Path, val: Path, settings: dict[str, str]) -> dict
 @click.option("--samples", type=int, default=12_000, show_default=True, help="Photos that each run sees.")
 @click.option("--sizes", default="128", show_default=True, help="Sizes of the photos, as data.sizes.")
 @click.option("--size", type=int, default=192, show_default=True, help="Side of the input when scoring.")
+@click.option("--precision", default="bfloat16", show_default=True, help="As of the recipe; float32 on older CPUs.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(RUNS)), help="Only these runs; repeatable.")
-def main(data: Path, val: Path, output: Path, samples: int, sizes: str, size: int, only: tuple[str, ...]) -> None:
+def main(
+    data: Path, val: Path, output: Path, samples: int, sizes: str, size: int, precision: str, only: tuple[str, ...]
+) -> None:
     """Train and score what is not done yet, then print the table."""
     common = {
-        **{"seed": "1", "samples": str(samples), "data.sizes": f'"{sizes}"'},
+        **{"seed": "1", "samples": str(samples), "precision": precision, "data.sizes": f'"{sizes}"'},
         **{"validation.size": f'"{size}"', "validation.every": "0"},
     }
     asked = common | {"data": str(data.resolve()), "val": str(val.resolve())}
