@@ -87,8 +87,8 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
         with torch.device("meta"):  # what cannot be built is refused before a folder is made
             BiRefNet(recipe.model)
     if not isinstance(sets.train, Path):  # a pack is opened when the run begins
-        drawn = isinstance(sets.train, Drawn)
-        check_sources(recipe.data, sets.train.sources if drawn else [pair.source for pair in sets.train])
+        train = sets.train
+        check_sources(recipe.data, train.sources if isinstance(train, Drawn) else [pair.source for pair in train])
     size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
     spec = network.input_spec if network is not None else InputSpec()
     return Plan(recipe, choice, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)
