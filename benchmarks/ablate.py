@@ -24,6 +24,7 @@ RUNS: dict[str, dict[str, str]] = {
     "inward: patches": {"model.inward": "patches"},
     "inward: none": {"model.inward": "none"},
     "outward: none": {"model.outward": "false"},
+    "gradient label: edges": {"loss.gradient_label": "edges"},
     "detail block: none": {"model.detail_channels": "0"},
     "decoder and attention: 16 channels": {"model.decoder_channels": "16", "model.attention_channels": "16"},
     "decoder and attention: 64 channels": {"model.decoder_channels": "64", "model.attention_channels": "64"},

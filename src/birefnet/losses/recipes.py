@@ -7,6 +7,8 @@ from birefnet.config import unknown_name
 from birefnet.errors import ConfigError
 from birefnet.losses.pixel import PixelWeights, check_weight
 
+GRADIENT_LABELS = ("laplacian", "edges")
+
 
 @dataclass(frozen=True)
 class LateTuning:
@@ -51,22 +53,27 @@ class LossRecipe:
         task: what it is for.
         pixel: weights of the pixel losses, of each of the network's outputs alike.
         gradient: weight of the loss of the gradient branch.
+        gradient_label: what that branch learns, "laplacian" as published, or "edges", see
+            `birefnet.losses.gradient.edge_label`.
         category: weight of the class head's cross entropy.
         late: how `pixel` changes in the last epochs; see `weights_at`.
 
     Raises:
-        ConfigError: a weight is negative or no finite number.
+        ConfigError: a weight is negative or no finite number, or there is no such label.
     """
 
     task: str
     pixel: PixelWeights = field(default_factory=PixelWeights)
     gradient: float = 1.0
+    gradient_label: str = "laplacian"
     category: float = 5.0
     late: LateTuning = LateTuning()
 
     def __post_init__(self) -> None:
         for name in ("gradient", "category"):
             check_weight(f"the weight of the {name} loss", getattr(self, name))
+        if self.gradient_label not in GRADIENT_LABELS:
+            raise unknown_name("gradient label", self.gradient_label, GRADIENT_LABELS)
 
 
 # For binary truth. The cross entropy goes at once, IoU and the difference fade, and SSIM is left.

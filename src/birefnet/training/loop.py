@@ -174,6 +174,7 @@ def _learn_from(session: Session, batches: Batches, part: Batch, parts: int, clo
         recipe.loss,
         weights=weights,
         classes=part.classes,
+        image=part.images,
         valid=part.valid,
         compare_at=recipe.compare_at,
         reference_defects=recipe.reference_defects,

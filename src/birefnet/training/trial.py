@@ -57,6 +57,7 @@ def learn(network: nn.Module, recipe: Recipe, images: Tensor, target: Tensor, de
         target,
         recipe.loss,
         classes=torch.zeros(len(images), dtype=torch.int64),
+        image=images,
         valid=torch.ones_like(target),
         compare_at=recipe.compare_at,
         reference_defects=recipe.reference_defects,

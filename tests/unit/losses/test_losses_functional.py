@@ -23,6 +23,8 @@ from birefnet.losses.functional import (
     structure_loss,
     threshold_regulariser,
 )
+from birefnet.losses.gradient import edge_label
+from birefnet.modules.gradient import gradient_map
 
 SHAPE = (2, 1, 24, 32)
 
@@ -338,6 +340,34 @@ def test_gradient_loss_is_least_where_the_prediction_is_the_label() -> None:
     assert float(gradient_loss(shifted, labels)) > matching
     single = [float(gradient_loss([label], [label])) for label in labels]
     assert matching == pytest.approx(sum(single))
+
+
+def test_edges_count_by_their_strength_in_and_around_objects() -> None:
+    truth = torch.zeros(2, 1, 96, 96)
+    truth[0, :, 24:72, 24:72] = 1  # the second photo has no object
+    image = torch.zeros(2, 3, 96, 96)
+    image[:, :, 30:60, 30:60] = 1.0  # within the object
+    image[:, :, 80:90, 80:90] = 1.0  # away from it
+    image[:, :, 22:24, 40:60] = 0.05  # right beside it, and faint
+    label = edge_label(image, truth)
+    assert label.shape == truth.shape
+    assert float(label.min()) == 0
+    assert float(label.max()) == 1
+    inside, beside = label[0, 0, 30, 45], label[0, 0, 23, 50]
+    assert inside == 1
+    assert 0 < beside < 1
+    assert not label[0, :, 76:, 76:].any()
+    assert not label[1].any()
+    # Light and contrast of the whole photo change nothing.
+    torch.testing.assert_close(edge_label(3 * image - 1, truth), label, atol=0.01, rtol=0)
+    assert edge_label(torch.ones_like(image), truth).max() < 0.01
+
+
+def test_edges_are_those_of_the_laplacian() -> None:
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    strength = gradient_map(image).abs()
+    expected = (strength / (4 * strength.mean(dim=(1, 2, 3), keepdim=True))).clamp(0, 1)
+    torch.testing.assert_close(edge_label(image, torch.ones(2, 1, 64, 64)), expected, atol=1e-3, rtol=0)
 
 
 def test_gradient_loss_enlarges_the_prediction() -> None:

@@ -16,6 +16,7 @@ from birefnet.losses import (
     training_losses,
     weights_at,
 )
+from birefnet.losses.gradient import edge_label
 from birefnet.model import BiRefNet, TrainOutput
 from support import TINY
 
@@ -65,6 +66,20 @@ def test_every_parameter_learns_from_the_sum(model: BiRefNet, output: TrainOutpu
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_the_gradient_branch_can_learn_edges_instead(output: TrainOutput, truth: Tensor) -> None:
+    recipe = LossRecipe("edges", gradient_label="edges")
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    terms = training_losses(output, truth, recipe, classes=CLASSES, image=image)
+    label = edge_label(image, truth)
+    assert torch.equal(terms["gradient"], gradient_loss(output.gradient_logits, [label] * 3, shares=True))
+    published = training_losses(output, truth, LossRecipe("published"), classes=CLASSES, image=image)
+    assert {name for name, term in terms.items() if not torch.equal(term, published[name])} == {"gradient"}
+    with pytest.raises(InputError, match="pass the image"):
+        training_losses(output, truth, recipe, classes=CLASSES)
+    with pytest.raises(ConfigError, match="unknown gradient label 'laplace': did you mean 'laplacian'"):
+        LossRecipe("none", gradient_label="laplace")
 
 
 def test_masks_before_a_refiner_count_as_side_masks_do(truth: Tensor) -> None:
