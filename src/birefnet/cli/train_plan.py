@@ -190,6 +190,8 @@ def _show_disk(plan: Plan, options: Options) -> None:
 
 def _show_time(plan: Plan, parallel: Parallel, memory: Memory, available: int | None, *, probe: bool) -> None:
     _title("Time, estimated from a few small steps just now" if probe else "Time")
+    if plan.recipe.precision == "bfloat16" and emulates_bfloat16(parallel.device):
+        _row("WARNING", EMULATED.format(device=parallel.device))
     if not probe:
         _row("", "not estimated: no step was tried")
         return
@@ -210,8 +212,6 @@ def _show_time(plan: Plan, parallel: Parallel, memory: Memory, available: int | 
     if samples is not None:
         total = sum(time.seconds for time in times) * parallel.world / world
         _row("in all", f"{_duration(total)}, validations and decoding not counted; other work makes it longer")
-    if plan.recipe.precision == "bfloat16" and emulates_bfloat16(parallel.device):
-        _row("WARNING", EMULATED.format(device=parallel.device))
 
 
 def _time_lines(recipe: Recipe, times: Iterable[StageTime], probe: Probe, world: int) -> Iterable[str]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +40,9 @@ _MOST_ENLARGED = 1.5
 _LEAST_PIXELS, _MOST_SHARE = 16.0, 0.7
 # How far beyond the photo an object is moved that its own photo cuts off, as a share of its size.
 _BEYOND = 0.3
+
+# How many of its radii a lamp is seen from.
+_REACH = 12.0
 
 # The two box blurs of blur fusion, as shares of the photo's side: 90 and 6 pixels of about 1000.
 _FAR, _NEAR = 0.09, 0.006
@@ -265,7 +269,7 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
 
 
 def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
-    """Add lamps to the background of a photo, most with a halo, many with the rays of a small aperture.
+    """Add lamps to the background of a photo, each with a halo, most with the rays of a small aperture.
 
     To a network that has seen few photos taken at night they look like flowers. The label stays as it is; where alpha
     is between 0 and 1 as much light is added as there is background, and none where a pixel is unlabelled.
@@ -292,21 +296,30 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
         strength = log_uniform(generator, 0.5, 3)
         own_warmth = np.clip(warmth + 0.2 * generator.normal(), 0, 1)
         colour = np.array([1, 1 - 0.4 * own_warmth, 1 - 0.8 * own_warmth], np.float32)
-        reach = 12 * radius
-        rows = slice(max(0, int(down - reach)), max(0, min(height, int(down + reach) + 1)))
-        columns = slice(max(0, int(across - reach)), max(0, min(width, int(across + reach) + 1)))
+        reach = _REACH * radius
+        rows, columns = _within(down, reach, height), _within(across, reach, width)
         y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(down)
         x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(across)
-        far = np.sqrt(x * x + y * y) / np.float32(radius)
-        glow = np.exp(-far * far) + 0.25 * np.exp(-far / 2)
-        if rays:
-            beams = np.abs(np.cos((rays // 2) * (np.arctan2(y, x) - np.float32(turn)))) ** 24
-            glow += 0.6 * beams * np.exp(-far / 3)
-        light[:, rows, columns] += np.float32(strength) * colour[:, None, None] * glow
+        light[:, rows, columns] += np.float32(strength) * colour[:, None, None] * _glow(y, x, radius, rays, turn)
     lit = photo.clone()
     added = 255 * torch.from_numpy(light).to(photo.device) * (1 - alpha) * known
     lit[:3] = _to_bytes(photo[:3] + added)
     return lit
+
+
+def _within(middle: float, reach: float, length: int) -> slice:
+    """The part of a side that lies within reach of a place, which may be beyond its ends."""
+    return slice(max(0, int(middle - reach)), max(0, min(length, int(middle + reach) + 1)))
+
+
+def _glow(y: NDArray[np.float32], x: NDArray[np.float32], radius: float, rays: int, turn: float) -> NDArray[np.float32]:
+    """Brightness of a lamp at distances from its middle: its disc, its halo and its rays.  (H, 1), (1, W) -> (H, W)."""
+    far = np.sqrt(x * x + y * y) / np.float32(radius)
+    glow = np.exp(-far * far) + 0.25 * np.exp(-far / 2)
+    if rays:
+        beams = np.abs(np.cos((rays // 2) * (np.arctan2(y, x) - np.float32(turn)))) ** 24
+        glow += 0.6 * beams * np.exp(-far / 3)
+    return np.asarray(glow, np.float32)
 
 
 # --- layers ---
