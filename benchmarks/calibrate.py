@@ -2,8 +2,8 @@
 
 Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, and with
 the logits times several factors: those of an undertrained network are small, so that its masks stay grey. With --size,
---factor and --output the choice is written: the factor into the last convolution, size and mirror into the
-preprocessing.
+--factor and --output the choice is written: the factor into the last convolution, size, mirror and whether photos keep
+their proportions into the preprocessing.
 
 --blend takes a share of other weights, of a training that this one began from, before all else: what is between the two
 can keep what the last training forgot, and score better than either (Wortsman et al., "Robust fine-tuning of zero-shot
@@ -52,7 +52,7 @@ def blend(network: BiRefNet, other: Path, share: float) -> None:
 
 @torch.inference_mode()
 def write_logits(model: BiRefNet, pairs: list[Pair], size: int, folder: Path) -> None:
-    """Write each photo's logits and those of its mirror image, mirrored back: (2, size, size) float32."""
+    """Write each photo's logits and those of its mirror image, mirrored back: (2, h, w) float32."""
     spec = replace(model.input_spec, size=(size, size))
     for number, pair in enumerate(pairs):
         image = torch.from_numpy(prepare(read_photo(pair.image).rgb, spec))
@@ -100,6 +100,11 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
 @click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
 @click.option("--mirror/--no-mirror", default=None, help="The choice about the mirror image.  [default: that of MODEL]")
+@click.option(
+    "--keep-aspect/--no-keep-aspect",
+    default=None,
+    help="Whether photos keep their proportions, in the scores as well.  [default: that of MODEL]",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the weights so.")
 def main(
     model: Path,
@@ -110,6 +115,7 @@ def main(
     size: int | None,
     factor: float | None,
     mirror: bool | None,
+    keep_aspect: bool | None,
     output: Path | None,
 ) -> None:
     """Score and choose."""
@@ -123,6 +129,8 @@ def main(
             raise click.ClickException(f"{model}: its logits are those of a refiner or of a part of one's own")
         if other is not None:
             blend(network, *other)
+        if keep_aspect is not None:
+            network.input_spec = replace(network.input_spec, keep_aspect=keep_aspect)
         if data is not None:
             tabulate(network, find_pairs(data), [int(side) for side in sizes], factors)
         if output is not None:

@@ -98,7 +98,7 @@ def main(data: Path | None, model: str, size: int | None, jobs: int) -> None:
         return
     try:
         predictor = birefnet.load(model, size=size)
-        pairs = [pair for pair in find_pairs(data) if looks(size_of(pair), predictor.spec.size)]
+        pairs = [pair for pair in find_pairs(data) if looks(size_of(pair), predictor.spec.size_of(*size_of(pair)))]
     except BiRefNetError as error:
         raise click.ClickException(str(error)) from error
     height, width = predictor.spec.size

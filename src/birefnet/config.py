@@ -19,6 +19,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Far above what any machine can hold: larger numbers are slips or damage.
 MAX_CHANNELS = 2**16
 MAX_SIDE = 2**15
+
+MAX_ASPECT = 3.0
+"""The most that one side of an input that keeps proportions has of the other: longer photos are squeezed to that."""
+
 MAX_REPEATS = 64
 
 SCALE_FUSIONS = ("cat", "add", "none")
@@ -361,6 +365,19 @@ _REFERENCE_OPTIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
+def in_proportion(size: tuple[int, int], aspect: float) -> tuple[int, int]:
+    """Sides with about as many pixels as a size has, in other proportions: multiples of 32, (height, width).
+
+    Args:
+        size: (height, width).
+        aspect: width over height; beyond `MAX_ASPECT` to one, either way, the sides are those of that.
+    """
+    aspect = min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT)
+    side = math.sqrt(size[0] * size[1])
+    height, width = (min(max(32, 32 * round(s / 32)), MAX_SIDE) for s in (side / aspect**0.5, side * aspect**0.5))
+    return height, width
+
+
 @dataclass(frozen=True)
 class InputSpec(_Json):
     """How a photo becomes the network's input. It belongs to the weights: other preprocessing costs quality.
@@ -374,6 +391,8 @@ class InputSpec(_Json):
             without antialiasing, and bilinear with aligned corners back.
         mirror: whether the photo's mirror image is looked at as well and the two alphas averaged: twice the time, for
             weights that were chosen with it.
+        keep_aspect: whether a photo keeps its proportions: it is then stretched to sides in these with about as
+            many pixels as `size` has: see `size_of`.
     """
 
     size: tuple[int, int] = (1024, 1024)
@@ -381,6 +400,7 @@ class InputSpec(_Json):
     std: tuple[float, float, float] = IMAGENET_STD
     resize: str = "pil_bilinear"
     mirror: bool = False
+    keep_aspect: bool = False
 
     def __post_init__(self) -> None:
         if not _is_tuple(self.size, 2) or not all(
@@ -392,5 +412,10 @@ class InputSpec(_Json):
         if min(self.std) <= 0:
             raise ConfigError("InputSpec.std must be above 0")
         _check_name("resize policy", self.resize, RESIZES)
-        if not isinstance(self.mirror, bool):
-            raise ConfigError(f"InputSpec.mirror must be true or false, not {self.mirror!r}")
+        for name in ("mirror", "keep_aspect"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"InputSpec.{name} must be true or false, not {getattr(self, name)!r}")
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the input that a photo of `height` x `width` is stretched to, multiples of 32."""
+        return in_proportion(self.size, width / height) if self.keep_aspect else self.size

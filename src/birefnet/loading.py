@@ -41,6 +41,7 @@ def load(
     size: int | tuple[int, int] | None = None,
     refine: bool = False,
     mirror: bool | None = None,
+    keep_aspect: bool | None = None,
     device: str = "cpu",
     precision: str = "auto",
     threads: int | None = None,
@@ -65,6 +66,8 @@ def load(
         refine: take closer looks at photos that are larger than the input, as of `Predictor.predict`.
         mirror: look at the mirror image as well and average the two alphas, which takes twice the time; by default what
             the weights were chosen with.
+        keep_aspect: keep the proportions of photos, whose input then has as many pixels as a square of that size; by
+            default what the weights were trained with, and no where `size` is a height and a width.
         device: where to run, such as "cpu", "cuda" or "mps" with PyTorch, "cpu" or "gpu" with OpenVINO.
         precision: what to compute in, "float32", "bfloat16", "float16", or "auto": what the device is quickest in.
             ONNX Runtime computes in what the file was exported in.
@@ -89,7 +92,7 @@ def load(
         if engine not in ("auto", "torch"):
             raise ConfigError(f"the {engine} engine runs files; export the network first, or choose the torch engine")
         _refuse_others("torch", wishes)
-        return _set(_wrap(model, wishes), size, refine, mirror)
+        return _set(_wrap(model, wishes), size, refine, mirror, keep_aspect)
     if engine == "auto":
         engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory, compiled=wishes.compiled)
     _refuse_others(engine, wishes)
@@ -97,7 +100,7 @@ def load(
         predictor = _torch(model, wishes, revision, accept_licence)
     else:
         predictor = _onnx(model, wishes) if engine == "onnx" else _openvino(model, wishes)
-    return _set(predictor, size, refine, mirror)
+    return _set(predictor, size, refine, mirror, keep_aspect)
 
 
 def choose_engine(
@@ -143,16 +146,26 @@ def _refuse_others(engine: str, wishes: _Wishes) -> None:
         raise ConfigError(f"compiling is the torch engine's, not the {engine} engine's: leave --compile out")
 
 
-def _set(predictor: Predictor, size: int | tuple[int, int] | None, refine: bool, mirror: bool | None) -> Predictor:
+def _set(
+    predictor: Predictor,
+    size: int | tuple[int, int] | None,
+    refine: bool,
+    mirror: bool | None,
+    keep_aspect: bool | None,
+) -> Predictor:
     predictor.refine = refine
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
+        if keep_aspect is None and not isinstance(size, int):
+            keep_aspect = False
         try:
             predictor.spec = replace(predictor.spec, size=(height, width))
         except ConfigError as error:
             raise ConfigError(f"size {size}: must be a multiple of 32, from 32 to {MAX_SIDE}") from error
     if mirror is not None:
         predictor.mirror = mirror
+    if keep_aspect is not None:
+        predictor.spec = replace(predictor.spec, keep_aspect=keep_aspect)
     return predictor
 
 

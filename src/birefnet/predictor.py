@@ -65,7 +65,7 @@ class Predictor:
         return self.predict_many([source], refine=refine)[0]
 
     def predict_many(self, sources: Sequence[PhotoSource], *, refine: bool | None = None) -> list[Matte]:
-        """Find the foregrounds of several photos, of any sizes, in one run of the network.
+        """Find the foregrounds of several photos, of any sizes, in one run of the network for each size of input.
 
         Args:
             sources: the photos.
@@ -78,8 +78,15 @@ class Predictor:
         if not photos:
             return []
         refine = self.refine if refine is None else refine
-        alphas = self.segment([prepare(photo.rgb, self.spec) for photo in photos])
-        return [self._matte(photo, alpha[0], refine) for photo, alpha in zip(photos, alphas, strict=True)]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, photo in enumerate(photos):
+            alike.setdefault(self.spec.size_of(*photo.rgb.shape[:2]), []).append(index)
+        mattes = {}
+        for size, indices in alike.items():
+            alphas = self.segment([prepare(photos[index].rgb, self.spec, size) for index in indices])
+            for index, alpha in zip(indices, alphas, strict=True):
+                mattes[index] = self._matte(photos[index], alpha[0], refine)
+        return [mattes[index] for index in range(len(photos))]
 
     def segment(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Find the foreground of images that are prepared already, mirrored as well where `mirror` says so.
@@ -112,31 +119,35 @@ class Predictor:
         the look before has settled. What the whole photo leaves decided stays as it is, to the last bit.
         """
         height, width = alpha.shape
-        sizes, band = looks((height, width), self.spec.size), undecided(coarse)
+        network = coarse.shape[0], coarse.shape[1]
+        sizes, band = looks((height, width), network), undecided(coarse)
         if not sizes or not band.any():
             return
         finer = coarse
         for size in sizes:
-            finer = self._look(rgb, finer, size)
+            finer = self._look(rgb, finer, size, network)
         weight = _enlarge(band, (height, width))
         for top in range(0, height, _STRIP):
             part = alpha[top : top + _STRIP]
             part += weight[top : top + _STRIP] * (finer[top : top + _STRIP] - part)
             part.clip(0, 1, out=part)
 
-    def _look(self, rgb: RgbImage, coarse: Alpha, size: tuple[int, int]) -> Alpha:
-        """Find what is undecided in `coarse` again, in patches of the photo scaled to `size`.  (h, w) -> `size`."""
+    def _look(self, rgb: RgbImage, coarse: Alpha, size: tuple[int, int], network: tuple[int, int]) -> Alpha:
+        """Find what is undecided again, in patches as large as the network's input of the photo scaled to `size`.
+
+        (h, w) -> `size`.
+        """
         band = undecided(coarse)
         before = restore(coarse, size, self.spec.resize)
         after = before.copy()
         weight = _enlarge(band, size)
         photo = rgb if size == rgb.shape[:2] else stretch(rgb, size, self.spec.resize)
         pitch = max(size[0] / coarse.shape[0], size[1] / coarse.shape[1])
-        margin = self.spec.size[0] // _MARGIN, self.spec.size[1] // _MARGIN
-        windows = cover(band > 0, size, self.spec.size, margin)
+        margin = network[0] // _MARGIN, network[1] // _MARGIN
+        windows = cover(band > 0, size, network, margin)
         for start in range(0, len(windows), PATCHES):
             batch = windows[start : start + PATCHES]
-            images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec) for window in batch]
+            images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec, network) for window in batch]
             for window, alpha in zip(batch, self.segment(images), strict=True):
                 part, context = after[window.part], before[window.part]
                 patch = restore(alpha[0], context.shape, self.spec.resize)

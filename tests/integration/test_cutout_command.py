@@ -145,6 +145,18 @@ def test_mirrored_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path
     assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
 
 
+def test_proportions_are_kept_as_by_the_predictor(chelsea: Path, tmp_path: Path) -> None:
+    for option, keep in (("--keep-aspect", True), ("--no-keep-aspect", False)):
+        predictor = birefnet.load("nano", keep_aspect=keep)
+        assert predictor.spec.keep_aspect is keep
+        expected = predictor.predict(chelsea).alpha
+        result = cutout(chelsea, option, "--kind", "mask", "-o", f"{keep}.png", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        with Image.open(tmp_path / f"{keep}.png") as mask:
+            assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
+    assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
+
+
 def test_notes_of_the_model_are_said_once(
     chelsea: Path,
     tmp_path: Path,

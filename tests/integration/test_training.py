@@ -20,7 +20,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 import birefnet
+from birefnet.data.pairs import find_pairs
 from birefnet.errors import BiRefNetError, ConfigError, DataError
+from birefnet.imaging.masks import read_map
+from birefnet.metrics import Conventions, Scorer
 from birefnet.training.folder import read_recipe
 from birefnet.training.log import Line, read_log, training_lines, validation_lines
 from birefnet.training.loop import DivergedError
@@ -419,6 +422,42 @@ def test_photos_are_looked_at_before_the_first_step(discs: Path, tmp_path: Path,
     assert "look at the photos: 8" in listener.works
     facts = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
     assert facts["train"]["photos"] + facts["validation"]["photos"] == 8
+
+
+def test_photos_that_keep_their_proportions_are_trained_validated_and_used_so(tmp_path: Path, options: Options) -> None:
+    random = np.random.default_rng(0)
+    for part in ("im", "gt"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+    sizes = [(60, 120), (120, 60), (80, 80), (128, 96)]
+    for index in range(12):
+        mask = Image.new("L", sizes[index % 4])
+        ImageDraw.Draw(mask).ellipse((10, 10, 50, 50), fill=255)
+        photo = random.integers(0, 90, (mask.height, mask.width, 3)) + np.asarray(mask)[..., None] // 2
+        Image.fromarray(photo.astype(np.uint8)).save(tmp_path / "set" / "im" / f"disc-{index}.png")
+        mask.save(tmp_path / "set" / "gt" / f"disc-{index}.png")
+    listener = Listener()
+    choice = Choice(str(tmp_path / "set"), val=str(tmp_path / "set"))
+    changes = {"data__keep_aspect": True, "data__sizes": "96", "validation__measures": ["F", "MAE"]}
+    run_of(tmp_path / "run", changed(options, check=False), listener, choice, **changes)
+    shapes = {tuple(line["size"]) for line in listener.lines if "size" in line}
+    assert len(shapes) > 1
+    assert all(0.7 < height * width / 96**2 < 1.4 for height, width in shapes)
+    weights = tmp_path / "run" / "model.safetensors"
+    predictor = birefnet.load(weights, precision="float32")
+    assert predictor.spec.keep_aspect
+    scorer = Scorer(("F", "MAE"), Conventions(truth_above=127))
+    for pair in find_pairs(tmp_path / "set"):
+        alpha = predictor.predict(pair.image).alpha
+        scorer.update(np.rint(alpha * 255).astype(np.uint8), read_map(pair.mask).levels)
+    validated = validation_lines(read_log(tmp_path / "run"))[-1]["val"]
+    assert validated["MAE"] == pytest.approx(scorer.compute()["MAE"], abs=2e-3)
+    # Stretched, the same weights see something else.
+    stretched = birefnet.load(weights, precision="float32", keep_aspect=False).predict(pair.image).alpha
+    assert np.abs(stretched - alpha).max() > 0.01
+    # What is fine-tuned from them keeps proportions, too.
+    asked = Asked("finetune", str(weights), changes={"samples": 4})
+    assert make_plan(asked, choice).input_spec.keep_aspect
+    assert not make_plan(replace(asked, changes={"data.keep_aspect": False}), choice).input_spec.keep_aspect
 
 
 def test_starting_from_weights(straight: Path, tmp_path: Path, options: Options) -> None:

@@ -51,6 +51,18 @@ def test_engines_get_what_is_asked_for() -> None:
     assert birefnet.load(lively_model(), precision="float32").engine.precision == "float32"
 
 
+def test_proportions_are_kept_unless_both_sides_are_named() -> None:
+    model = lively_model()
+    model.input_spec = InputSpec(size=(64, 64), keep_aspect=True)
+    assert birefnet.load(model).spec == model.input_spec
+    assert birefnet.load(model, size=96).spec.size_of(100, 200) == (64, 128)
+    assert birefnet.load(model, size=(96, 64)).spec.size_of(100, 200) == (96, 64)
+    assert birefnet.load(model, size=(96, 96), keep_aspect=True).spec.size_of(100, 200) == (64, 128)
+    assert birefnet.load(model, keep_aspect=False).spec.size_of(100, 200) == (64, 64)
+    model.input_spec = InputSpec(size=(64, 64))
+    assert birefnet.load(model, keep_aspect=True).spec.size_of(100, 200) == (32, 96)
+
+
 def test_threads_of_torch_are_set() -> None:
     before = torch.get_num_threads()
     try:

@@ -87,6 +87,25 @@ def test_mirrored_looks_are_averaged() -> None:
     assert np.array_equal(mirrored.predict(rgb).alpha, alone)
 
 
+def test_photos_keep_their_proportions_where_they_are_to() -> None:
+    engine = FakeEngine()
+    kept = Predictor(engine, InputSpec(size=(128, 128), keep_aspect=True))
+    photos = [drawing(*size) for size in ((90, 160), (160, 90), (128, 128), (180, 320), (100, 100))]
+    together = kept.predict_many(photos)
+    assert engine.shapes == [(2, 3, 96, 160), (1, 3, 160, 96), (2, 3, 128, 128)]
+    for photo, matte in zip(photos, together, strict=True):
+        assert matte.alpha.shape == photo.shape[:2]
+        assert np.array_equal(matte.alpha, kept.predict(photo).alpha)
+        assert np.abs(matte.alpha - photo[..., 0] / 255).mean() < 0.05
+    # Closer looks are as large as the first look at that photo.
+    shapes = len(engine.shapes)
+    rgb = drawing(360, 640)
+    refined = kept.predict(rgb, refine=True).alpha
+    assert {shape[2:] for shape in engine.shapes[shapes:]} == {(96, 160)}
+    assert len(engine.shapes) > shapes + 1
+    assert np.abs(refined - rgb[..., 0] / 255).max() < 0.05
+
+
 @pytest.mark.parametrize("side", [256, 1024])
 def test_a_thin_structure_is_recovered_exactly(side: int) -> None:
     rgb = drawing()

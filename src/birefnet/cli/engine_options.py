@@ -42,6 +42,12 @@ def engine_options(command: _Command) -> _Command:
             default=None,
             help="Look at the mirror image as well and average the two.  [default: as the model says]",
         ),
+        click.option(
+            "--keep-aspect/--no-keep-aspect",
+            default=None,
+            help="Keep the photo's proportions in the network's input, of as many pixels as a square of --size.  "
+            "[default: as the model says]",
+        ),
         click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1, mps."),
         click.option(
             "--engine",
@@ -100,6 +106,7 @@ class EngineOptions:
     size: int | None
     refine: bool
     mirror: bool | None
+    keep_aspect: bool | None
     device: str
     engine: str
     precision: str

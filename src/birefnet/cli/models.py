@@ -99,7 +99,12 @@ def shown_input(facts: dict[str, Any]) -> str:
 
 def shown_saved(spec: InputSpec) -> str:
     """How a file wants photos prepared."""
-    return f"{spec.size[0]} x {spec.size[1]}, {spec.resize}" + ", mirrored as well" * spec.mirror
+    height, width = spec.size
+    return f"{height} x {width}, {spec.resize}" + _habits(mirror=spec.mirror, keep_aspect=spec.keep_aspect)
+
+
+def _habits(*, mirror: bool, keep_aspect: bool) -> str:
+    return ", proportions kept" * keep_aspect + ", mirrored as well" * mirror
 
 
 def shown_size(size_bytes: int | None) -> str:
@@ -192,7 +197,7 @@ def printable(facts: dict[str, Any]) -> dict[str, Any]:
         "also called": ", ".join(facts.get("aliases", ())),
         "backbone": facts["backbone"],
         "input": f"{shown_input(facts)}, mean {spec['mean']}, std {spec['std']}, {spec['resize']}"
-        + ", mirrored as well" * spec["mirror"],
+        + _habits(mirror=spec["mirror"], keep_aspect=spec["keep_aspect"]),
         "licence": facts["licence"] + "; " * bool(facts.get("licence_note")) + facts.get("licence_note", ""),
         "commercial use": commercial,
         "gated": "yes: log in and accept the terms on its page first" if facts["gated"] else "",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from birefnet.config import IMAGENET_MEAN, IMAGENET_STD
+from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, in_proportion
 from birefnet.data.augment import NONE, REFERENCE, Augmentation, augment
 from birefnet.data.compose import Composition, compose
 from birefnet.data.photos import Photos, Size
@@ -19,6 +19,9 @@ MULTIPLE = 32
 """Sides of batches are multiples of it: the network halves them five times."""
 
 _CPU = torch.device("cpu")
+
+# Steps whose photos are sorted by their proportions: so many that these hardly differ in a batch.
+_STRETCH = 16
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class DataRecipe:
             each of which counts 1: "pascal_s:2,objects:0.5", as `parse_weights` reads them. An epoch is as long as
             without.
         soft: masks are mattes, whose levels are kept; otherwise they are foreground or not, from the middle on.
+        keep_aspect: photos keep their proportions, those alike share batches, and `sizes` says how many pixels a batch
+            has: see `birefnet.config.in_proportion`. The weights will be used like that, too.
 
     Raises:
         ConfigError: a value is impossible.
@@ -136,10 +141,13 @@ class DataRecipe:
     composition: Composition = field(default_factory=Composition)
     weights: str = ""
     soft: bool = False
+    keep_aspect: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch ({self.batch}) must be at least 1")
+        if self.keep_aspect and self.dynamic is not None:
+            raise ConfigError("keep_aspect and dynamic both say what shape batches have: leave one out")
         parse_sizes(self.sizes)
         parse_weights(self.weights)
         if self.dynamic is not None:
@@ -218,6 +226,7 @@ class Batches:
 
         Raises:
             ConfigError: the batch cannot be shared evenly, or no photo may give what the composition pastes.
+            DataError: photos keep their proportions, and a file cannot be read.
         """
         if samples < 1:
             raise ConfigError(f"samples ({samples}) must be at least 1")
@@ -236,6 +245,8 @@ class Batches:
         self._donors = _donors(photos, recipe.composition)
         self._weights = _weights(photos, recipe.weights)
         self._order: tuple[int, Tensor] | None = None  # of the last epoch that was asked for
+        self._aspects = photos.aspects if recipe.keep_aspect else ()
+        self._sorted: tuple[int, list[list[int]]] | None = None  # of the last stretch that was asked for
 
     def __call__(self, step: int) -> Batch:
         """Make this process's share of the batch of a step.
@@ -243,11 +254,11 @@ class Batches:
         Raises:
             DataError: a photo cannot be read.
         """
-        first = step * self._recipe.batch + self._offset
-        samples = range(first, first + self._share)
+        samples = self._samples_of(step)[self._offset : self._offset + self._share]
         chosen = [self._photo_of(sample) for sample in samples]
         size = self.size_at(step)
-        pixels, plain = self._composed(samples, chosen, size)
+        # Packs hold all photos at one size: out of proportion, which the warp to the batch's own undoes.
+        pixels, plain = self._composed(samples, chosen, self._stage_at(step))
         settings = self._recipe.augmentation
         generators = [] if settings == NONE else [self._generator("change", sample) for sample in samples]
         images, target, valid = augment(pixels, size, settings, generators, plain, self._mean, self._std)
@@ -266,6 +277,13 @@ class Batches:
 
     def size_at(self, step: int) -> Size:
         """(height, width) of the photos at a step."""
+        size = self._stage_at(step)
+        if not self._recipe.keep_aspect:
+            return size
+        aspects = [self._aspects[self._photo_of(sample)] for sample in self._samples_of(step)]
+        return in_proportion(size, math.exp(sum(map(math.log, aspects)) / len(aspects)))
+
+    def _stage_at(self, step: int) -> Size:
         if self._recipe.dynamic is not None:
             least, greatest = (side // MULTIPLE for side in self._recipe.dynamic)
             sides = torch.randint(least, greatest + 1, (2,), generator=self._generator("size", step))
@@ -285,6 +303,26 @@ class Batches:
             return pixels, None
         donors = _Candidates(self, samples, chosen, size) if self._donors else None
         return compose(pixels, donors, settings, [self._generator("compose", sample) for sample in samples])
+
+    def _samples_of(self, step: int) -> Sequence[int]:
+        """Number the samples of the whole batch of a step: one after the other, unless photos alike share batches.
+
+        Then the samples of a stretch of steps are sorted by their photos' proportions and parted into as many batches,
+        which come in a random order: so a run sees what it would see otherwise, but for a few steps' delay.
+        """
+        size = self._recipe.batch
+        if not self._recipe.keep_aspect:
+            return range(step * size, (step + 1) * size)
+        stretch, place = divmod(step, _STRETCH)
+        if self._sorted is None or self._sorted[0] != stretch:
+            first = stretch * _STRETCH
+            count = min(_STRETCH, self.steps - first)
+            samples = sorted(
+                range(first * size, (first + count) * size), key=lambda it: self._aspects[self._photo_of(it)]
+            )
+            order = torch.randperm(count, generator=self._generator("aspect", stretch)).tolist()
+            self._sorted = stretch, [samples[part * size : (part + 1) * size] for part in order]
+        return self._sorted[1][place]
 
     def _photo_of(self, sample: int) -> int:
         """Tell the photo of a sample: each epoch is its own random order of all photos, or of a draw by weight."""

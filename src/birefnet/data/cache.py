@@ -25,13 +25,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from birefnet._atomic import atomic_path, make_folder
 from birefnet.data.facts import THRESHOLD, read_mask
 from birefnet.data.pairs import Pair
 from birefnet.errors import DataError, ImageError, first_line
 from birefnet.imaging.io import read_photo
+from birefnet.imaging.masks import look_into
 
 UNLABELLED = 255
 FULL = 254
@@ -41,6 +42,9 @@ _GREY_IS_UNLABELLED = frozenset({"flower17"})
 
 # Raised when the same files would be decoded to other pixels.
 _VERSION = 2
+
+# What EXIF says of photos whose width is their height upright.
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 # Photos in flight at a time while packing; a queue of all would outlive Ctrl-C by far.
 _AHEAD = 256
@@ -58,11 +62,13 @@ class Pack:
         names: of each pair, below its data set's folder.
         pixels: (N, 4, H, W): red, green, blue and the label.
         categories: index of each photo's DIS5K class, None where it is not known.
+        aspects: width over height of each photo before it was stretched.
     """
 
     names: list[str]
     pixels: Pixels
     categories: list[int | None]
+    aspects: list[float]
 
     @property
     def size(self) -> Size:
@@ -100,6 +106,21 @@ def decode_pair(pair: Pair, size: Size, *, soft: bool = False) -> Pixels:
     pixels[:3] = np.asarray(_stretch(image, size)).transpose(2, 0, 1)
     pixels[3] = _label(mask, size, soft=soft, grey_is_unlabelled=pair.source in _GREY_IS_UNLABELLED)
     return pixels
+
+
+def read_aspect(path: Path) -> float:
+    """Tell a photo's width over its height, upright, from the head of its file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        (width, height), orientation = look_into(
+            path, lambda image: (image.size, image.getexif().get(ExifTags.Base.Orientation, 1))
+        )
+    except ImageError as error:
+        raise DataError(f"{error}: replace or remove it") from error
+    return height / width if orientation in _ON_ITS_SIDE else width / height
 
 
 def _label(mask: Pixels, size: Size, *, soft: bool, grey_is_unlabelled: bool) -> Pixels:
@@ -242,7 +263,7 @@ def write_portable(pack: Pack, path: Path, limit: int = 40_000_000) -> int:
     with ThreadPoolExecutor() as pool:
         labels = list(pool.map(lambda item: _encode(item[3], "PNG"), pack.pixels))
         # Beside the pictures: the names, the ends of the blobs, categories, and the heads of the arrays.
-        room = limit - sum(map(len, labels)) - np.array(pack.names).nbytes - 24 * len(labels) - 2560
+        room = limit - sum(map(len, labels)) - np.array(pack.names).nbytes - 28 * len(labels) - 2816
         for quality in (95, 90, 85, 80, 75, 70, 60, 50):
             photos = list(pool.map(lambda item, q=quality: _encode(item[:3], "JPEG", q), pack.pixels))
             if sum(map(len, photos)) <= room:
@@ -254,6 +275,7 @@ def write_portable(pack: Pack, path: Path, limit: int = 40_000_000) -> int:
         "version": np.array(1),
         "size": np.array(pack.size),
         "categories": np.array([-1 if category is None else category for category in pack.categories]),
+        "aspects": np.array(pack.aspects, np.float32),
     }
     for key, blobs in (("photo", photos), ("label", labels)):
         arrays[f"{key}_bytes"] = np.frombuffer(b"".join(blobs), np.uint8)
@@ -274,9 +296,10 @@ def read_portable(path: Path) -> Pack:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
         names = [str(name) for name in arrays["names"]]
-        # Earlier packs were square and said so in one number, and knew no categories.
+        # Earlier packs were square and said so in one number, and knew no categories nor the photos' proportions.
         sides = np.atleast_1d(arrays["size"]).tolist()
         numbers = arrays["categories"].tolist() if "categories" in arrays else [-1] * len(names)
+        aspects = arrays["aspects"].tolist() if "aspects" in arrays else [sides[-1] / sides[0]] * len(names)
         pixels: Pixels = np.empty((len(names), 4, sides[0], sides[-1]), np.uint8)
         photos, labels = (list(_blobs(arrays[f"{k}_bytes"], arrays[f"{k}_ends"])) for k in ("photo", "label"))
 
@@ -287,7 +310,7 @@ def read_portable(path: Path) -> Pack:
         in_parallel(decode, len(names))
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{path}: cannot be read as a pack ({first_line(error)}): write it again") from error
-    return Pack(names, pixels, [None if number < 0 else number for number in numbers])
+    return Pack(names, pixels, [None if number < 0 else number for number in numbers], aspects)
 
 
 def count_portable(path: Path) -> int:

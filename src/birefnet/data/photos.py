@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from birefnet.data.cache import (
     open_raw,
     raw_bytes,
     raw_path,
+    read_aspect,
     read_portable,
     write_raw,
 )
@@ -36,6 +38,7 @@ class Photos(Protocol):
         names: what the photos are, for messages.
         categories: index of each photo's DIS5K class, None where it is not known.
         sources: where in a mixed data set each photo comes from.
+        aspects: width over height of each photo's file, whatever size it is read at.
     """
 
     @property
@@ -46,6 +49,9 @@ class Photos(Protocol):
 
     @property
     def sources(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def aspects(self) -> Sequence[float]: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
@@ -134,6 +140,15 @@ class PairPhotos:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @cached_property
+    def aspects(self) -> Sequence[float]:
+        """As in `Photos`; the files' heads are read for it.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return [read_aspect(pair.image) for pair in self._pairs]
+
     def read(self, indices: Sequence[int], height: int, width: int) -> Tensor:
         """Read photos, `headroom` times as large as asked for: see `Photos.read`."""
         size = _enlarged((height, width), self._headroom)
@@ -152,12 +167,14 @@ class PackPhotos:
         names: as in `Photos`.
         categories: as in `Photos`.
         sources: as in `Photos`.
+        aspects: as in `Photos`; those of `size` in packs that say nothing of it.
         size: (height, width) of what is read.
     """
 
     def __init__(self, pack: Pack, device: torch.device | None = None) -> None:
         self.names, self.categories, self.size = pack.names, pack.categories, pack.size
         self.sources = [Pair(name, Path(), Path()).source for name in pack.names]
+        self.aspects = pack.aspects
         self._pixels = torch.from_numpy(pack.pixels)
         self._held = _Held(device)
 

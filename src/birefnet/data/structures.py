@@ -113,6 +113,7 @@ class Drawn:
         names: a name for each, which differs from those of another seed.
         categories: None for each, as nothing drawn has a class of DIS5K.
         sources: "drawn" for each.
+        aspects: 1 for each, though any can be drawn.
         seed: of all drawings.
         kind: one of `KINDS`, or None for any.
         headroom: how much larger than a batch its photos are, see `Augmentation.headroom`.
@@ -128,6 +129,7 @@ class Drawn:
         self.names: Sequence[str] = [f"{SPEC}-{seed}-{index:06d}" for index in range(count)]
         self.categories: Sequence[int | None] = [None] * count
         self.sources: Sequence[str] = [SPEC] * count
+        self.aspects: Sequence[float] = [1.0] * count
         self.seed, self.kind, self.headroom = seed, kind, headroom
 
     @classmethod

@@ -75,6 +75,7 @@ class HowToRun:
     device: str = "cpu"
     refine: bool = False
     mirror: bool | None = None
+    keep_aspect: bool | None = None
     accept_licence: bool = False
     precision: str = "auto"
     threads: int | None = None
@@ -123,6 +124,7 @@ def open_model(
             how.device,
             how.refine,
             how.mirror,
+            how.keep_aspect,
             how.precision,
             list(how.providers),
             how.allow_fallback,

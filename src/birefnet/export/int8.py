@@ -344,7 +344,8 @@ def _ranking_images(model: BiRefNet, photos: Sequence[Path]) -> Photos:
     """A few photos, prepared at a small size."""
     grid, least = model.grid, model.least_side
     height, width = (max(least, min(side, _RANKING_SIDE) // grid * grid) for side in model.input_spec.size)
-    return PreparedPhotos(_spread(photos, _RANKING_PHOTOS), replace(model.input_spec, size=(height, width)))
+    spec = replace(model.input_spec, size=(height, width), keep_aspect=False)
+    return PreparedPhotos(_spread(photos, _RANKING_PHOTOS), spec)
 
 
 # --- what it costs, and what it gives ---

@@ -4,7 +4,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +125,8 @@ def compare(
     rounds = (*shapes, *[widest] * max(0, -(-missing // widest[0])))
     largest, means = 0.0, []
     for batch, height, width in rounds:
-        spec = replace(model.input_spec, size=(height, width))
-        images = np.stack([prepare(picture, spec) for picture in itertools.islice(endless, batch)])
+        taken = itertools.islice(endless, batch)
+        images = np.stack([prepare(picture, model.input_spec, (height, width)) for picture in taken])
         differences = np.abs(engine(images) - source(images))
         # In this order NaN stays: Python's max would drop it.
         largest = float(np.maximum(differences.max(), largest))

@@ -77,6 +77,7 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
         None if network is None else network.config,
         None if network is None else network.input_spec.size,
         batch if isinstance(batch, int) and batch > 0 else None,
+        keep_aspect=network is not None and network.input_spec.keep_aspect,
     )
     # One after the other: a length that is typed takes the place of the file's.
     recipe = changed(changed(make_recipe(name, basis), written), {"start": start, **asked.changes})
@@ -91,7 +92,8 @@ def make_plan(asked: Asked, choice: Choice) -> Plan:
         check_sources(recipe.data, train.sources if isinstance(train, Drawn) else [pair.source for pair in train])
     size = parse_sizes(recipe.validation.size or recipe.data.sizes)[-1]
     spec = network.input_spec if network is not None else InputSpec()
-    return Plan(recipe, choice, sets, InputSpec(**{**vars(spec), "size": (size.height, size.width)}), network)
+    spec = replace(spec, size=(size.height, size.width), keep_aspect=recipe.data.keep_aspect)
+    return Plan(recipe, choice, sets, spec, network)
 
 
 def _start(asked: Asked, written: Json, name: str) -> str | None:

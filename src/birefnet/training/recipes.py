@@ -30,12 +30,14 @@ class Basis:
         model: the network, where it is given or weights to start from bring it; None for the recipe's own.
         size: (height, width) of the input that these weights were made for.
         batch: photos a step, where it is asked for.
+        keep_aspect: whether these weights see photos in their proportions.
     """
 
     photos: int
     model: ModelConfig | None = None
     size: tuple[int, int] | None = None
     batch: int | None = None
+    keep_aspect: bool = False
 
 
 def dis5k(basis: Basis) -> Recipe:
@@ -97,7 +99,7 @@ def finetune(basis: Basis) -> Recipe:
         "finetune",
         basis.model or ModelConfig(),
         epochs=max(1, round(samples / basis.photos)),
-        data=DataRecipe(batch=batch, sizes=f"{height}x{width}", augmentation=GENTLE),
+        data=DataRecipe(batch=batch, sizes=f"{height}x{width}", augmentation=GENTLE, keep_aspect=basis.keep_aspect),
         loss=LossRecipe("finetune", PixelWeights(iou=15.0)),
         compare_at="output",
         optimizer=OptimizerRecipe(rate=1e-4, schedule="cosine", warm_up=0.05, clip=100.0, ema=0.99),

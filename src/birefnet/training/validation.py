@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from birefnet.config import InputSpec, in_proportion
 from birefnet.data.augment import NONE, augment
+from birefnet.data.looks import resize
 from birefnet.data.pairs import Pair
 from birefnet.data.photos import Photos
 from birefnet.imaging.masks import read_map, resize_map
@@ -54,7 +56,7 @@ class Validator:
         photos: what is held out, decoded for the network.
         pairs: the same as files, whose truths are read at their own resolution; None where there are no files, so that
             the decoded truths have to do.
-        size: (height, width) of the input.
+        size: (height, width) of the input; where the weights keep a photo's proportions, of a square one.
     """
 
     def __init__(self, photos: Photos, pairs: Sequence[Pair] | None, size: tuple[int, int]) -> None:
@@ -79,23 +81,33 @@ class Validator:
         session.model.eval()
         with session.weights_to_keep():
             batch = max(1, recipe.data.batch // parallel.world // recipe.memory.accumulate)
-            for start in range(0, len(self.photos), batch * parallel.world):
-                first = start + parallel.rank * batch
-                indices = list(range(first, min(first + batch, len(self.photos))))
-                # Processes with sharded weights run the network together: one without photos left runs it for nothing.
-                found |= dict(zip(indices, self._look(session, scorer, indices or [0]), strict=False))
+            for size, alike in self._by_size(session.input_spec).items():
+                for start in range(0, len(alike), batch * parallel.world):
+                    first = start + parallel.rank * batch
+                    indices = alike[first : first + batch]
+                    # Processes with sharded weights run the network together: one without photos left runs it for
+                    # nothing.
+                    looked = self._look(session, scorer, indices or alike[:1], size)
+                    found |= dict(zip(indices, looked, strict=False))
         session.model.train(was_training)
         everything: dict[int, _One] = {}
         for part in parallel.gather(found):
             everything |= part
         return self._summed(scorer, everything)
 
-    def _look(self, session: Session, scorer: Scorer, indices: list[int]) -> list[_One]:
+    def _by_size(self, spec: InputSpec) -> dict[tuple[int, int], list[int]]:
+        """Part the photos by the size of the input: one for all unless they keep their proportions."""
+        if not spec.keep_aspect:
+            return {self.size: list(range(len(self.photos)))}
+        parts: dict[tuple[int, int], list[int]] = {}
+        for index, aspect in enumerate(self.photos.aspects):
+            parts.setdefault(in_proportion(self.size, aspect), []).append(index)
+        return parts
+
+    def _look(self, session: Session, scorer: Scorer, indices: list[int], size: tuple[int, int]) -> list[_One]:
         recipe, device = session.recipe, session.parallel.device
-        pixels = self.photos.read(indices, *self.size).to(device)
-        images, target, valid = augment(
-            pixels, self.size, NONE, [], None, session.input_spec.mean, session.input_spec.std
-        )
+        pixels = self.photos.read(indices, *size).to(device)
+        images, target, valid = augment(pixels, size, NONE, [], None, session.input_spec.mean, session.input_spec.std)
         with autocast(recipe.precision, device):
             logits = session.model(images.contiguous(memory_format=torch.channels_last)).float()
             alphas = logits.sigmoid()
@@ -115,10 +127,10 @@ class Validator:
             terms = training_losses(TrainOutput(logits[part]), target[part], recipe.loss, valid=valid[part])
             sample = None
             if index in self._shown:
-                small = pixels[row].cpu().numpy()
+                shown = resize(pixels[row : row + 1, :3].float(), size)[0].round().byte().cpu().numpy()
                 sample = Sample(
                     self.photos.names[index],
-                    small[:3].transpose(1, 2, 0),
+                    shown.transpose(1, 2, 0),
                     coarse,
                     levels[row],
                     {name: value for reading in readings.values() for name, value in reading.values.items()},

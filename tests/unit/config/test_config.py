@@ -71,12 +71,32 @@ def test_impossible_models_are_refused_in_one_line(values: dict[str, object]) ->
         {"std": (1.0, 0.0, 1.0)},
         {"resize": "nearest"},
         {"mirror": 1},
+        {"keep_aspect": "yes"},
     ],
 )
 def test_impossible_inputs_are_refused_in_one_line(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as error:
         InputSpec(**values)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_inputs_keep_the_proportions_of_photos_where_they_are_to() -> None:
+    stretched, kept = InputSpec(size=(384, 384)), InputSpec(size=(384, 384), keep_aspect=True)
+    assert stretched.size_of(3000, 200) == (384, 384)
+    assert kept.size_of(512, 512) == (384, 384)
+    assert kept.size_of(427, 640) == (320, 480)
+    assert kept.size_of(640, 427) == (480, 320)
+    # However small the photo is, and however long: then as one of three to one.
+    assert kept.size_of(1, 1) == (384, 384)
+    assert kept.size_of(200, 3000) == kept.size_of(100, 300) == (224, 672)
+    # A size with two sides says how many pixels there are, not which way they lie.
+    assert InputSpec(size=(288, 512), keep_aspect=True).size_of(640, 427) == (480, 320)
+    assert InputSpec(size=(32, 32), keep_aspect=True).size_of(100, 300) == (32, 64)
+    for height in range(100, 1000, 37):
+        sides = kept.size_of(height, 500)
+        assert sides[0] % 32 == sides[1] % 32 == 0
+        assert 0.88 < sides[0] * sides[1] / 384**2 < 1.12
+        assert 0.88 < sides[1] / sides[0] * max(height / 500, 1 / 3) < 1.12
 
 
 def test_a_wrong_backbone_lists_the_right_ones() -> None:

@@ -2,15 +2,17 @@ import dataclasses
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from photo_files import cuts
+from photo_files import cuts, save_pair
 
 from birefnet.classes import DIS5K_CLASSES
+from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, in_proportion
 from birefnet.data.augment import MODERATE, NONE, REFERENCE, Augmentation
 from birefnet.data.batches import Batch, Batches, DataRecipe, Stage, format_sizes, parse_sizes, parse_weights
 from birefnet.data.compose import Composition
-from birefnet.data.pairs import Pair
+from birefnet.data.pairs import Pair, find_pairs
 from birefnet.data.photos import open_photos
 from birefnet.data.structures import Drawn
 from birefnet.errors import ConfigError
@@ -193,6 +195,70 @@ def test_sizes_drawn_anew_for_each_batch(pairs: list[Pair]) -> None:
     for step in range(5):
         assert tuple(ranks[1](step).images.shape[-2:]) == sizes[step]
         assert tuple(ranks[1](step).valid.shape[-2:]) == sizes[step]
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> list[Pair]:
+    """40 photos, of four proportions in turn."""
+    for number in range(40):
+        height, width = [(40, 80), (60, 60), (80, 40), (50, 70)][number % 4]
+        levels = np.full((height, width), 6 * number, np.uint8)
+        save_pair(tmp_path / "shapes", f"{number:02}", levels[..., None].repeat(3, axis=2), np.minimum(levels, 1) * 255)
+    return find_pairs(tmp_path / "shapes")
+
+
+KEPT = DataRecipe(batch=4, sizes="64:0.5,96:0.5", augmentation=MODERATE, keep_aspect=True)
+
+
+def test_photos_of_like_proportions_share_batches(shapes: list[Pair]) -> None:
+    photos = open_photos(shapes)
+    batches = Batches(photos, KEPT, 4 * 40, 0)
+    assert batches.steps == 40
+    found = [batches(step) for step in range(40)]
+    aspects = dict(zip(photos.names, photos.aspects, strict=True))
+    for step, batch in enumerate(found):
+        size = (batch.images.shape[2], batch.images.shape[3])
+        assert size == batches.size_at(step) == tuple(batch.target.shape[2:])
+        mean = np.exp(np.mean([np.log(aspects[name]) for name in batch.names]))
+        assert size == in_proportion((64, 64) if step < 20 else (96, 96), mean)
+    # Three stretches, in each of which no more than three batches have a border between proportions.
+    assert sum(len({aspects[name] for name in batch.names}) == 1 for batch in found) >= 40 - 3 * 3
+    assert {tuple(batch.images.shape[2:]) for batch in found[20:]} >= {(64, 128), (96, 96), (128, 64)}
+    # The same photos as otherwise are seen, within sixteen steps.
+    plain = Batches(photos, dataclasses.replace(KEPT, keep_aspect=False), 4 * 40, 0)
+    for first in (0, 16, 32):
+        steps = range(first, min(first + 16, 40))
+        seen = sorted(name for step in steps for name in found[step].names)
+        assert seen == sorted(name for step in steps for name in plain(step).names)
+    sizes = [batches.size_at(step) for step in range(20)]
+    assert sizes != sorted(sizes)
+    assert sizes != sorted(sizes, reverse=True)
+
+
+def test_photos_are_warped_to_their_own_proportions(shapes: list[Pair], tmp_path: Path) -> None:
+    still = dataclasses.replace(KEPT, augmentation=NONE, sizes="96")
+    packed = open_photos(shapes, still.fixed_sizes, cache=tmp_path / "cache")
+    for photos in (packed, open_photos(shapes)):
+        batch = Batches(photos, still, 4, 0)(0)
+        size = tuple(batch.images.shape[2:])
+        assert size != (96, 96)
+        levels = (batch.images * batch.images.new_tensor(IMAGENET_STD).view(3, 1, 1)).add(
+            batch.images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+        ) * 255
+        expected = torch.tensor([6.0 * int(name) for name in batch.names]).view(-1, 1, 1, 1)
+        assert torch.allclose(levels, expected.expand_as(levels), atol=0.01)
+
+
+def test_proportions_are_kept_by_processes_and_in_any_order(shapes: list[Pair]) -> None:
+    photos = open_photos(shapes)
+    alone = Batches(photos, KEPT, 80, 1)
+    shares = [Batches(photos, KEPT, 80, 1, rank=rank, world=2) for rank in range(2)]
+    for step in (19, 3, 16, 0):
+        assert_same(alone(step), join([share(step) for share in shares]))
+    again = pickle.loads(pickle.dumps(Batches(photos, KEPT, 80, 1)))
+    assert_same(again(19), alone(19))
+    with pytest.raises(ConfigError, match="keep_aspect and dynamic"):
+        DataRecipe(keep_aspect=True, dynamic=(64, 96))
 
 
 def test_plain_backgrounds_are_only_mirrored(pairs: list[Pair]) -> None:

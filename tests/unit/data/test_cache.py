@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photo_files import save_pair
-from PIL import Image
+from PIL import ExifTags, Image
 
 from birefnet.data.cache import (
     FULL,
@@ -19,12 +19,14 @@ from birefnet.data.cache import (
     open_raw,
     raw_bytes,
     raw_path,
+    read_aspect,
     read_portable,
     write_portable,
     write_raw,
 )
 from birefnet.data.pairs import find_pairs
 from birefnet.errors import DataError, OutputError
+from birefnet.imaging.io import read_photo
 
 
 def gradient_photo(height: int, width: int) -> np.ndarray:
@@ -50,7 +52,10 @@ def packed(folder: Path, size: tuple[int, int], cache: Path) -> Pack:
     path = raw_path(pairs, size, cache)
     write_raw(path, pairs, size)
     return Pack(
-        [pair.name for pair in pairs], open_raw(path, len(pairs), size), [None, 3] if len(pairs) == 2 else [None]
+        [pair.name for pair in pairs],
+        open_raw(path, len(pairs), size),
+        [None, 3] if len(pairs) == 2 else [None],
+        [read_aspect(pair.image) for pair in pairs],
     )
 
 
@@ -70,6 +75,23 @@ def test_photos_are_stretched_and_masks_become_shares(folder: Path, tmp_path: Pa
     assert not (people == UNLABELLED).any()
     (path,) = (tmp_path / "cache").iterdir()
     assert path.stat().st_size == pytest.approx(raw_bytes(2, (30, 40)), abs=200)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_proportions_are_those_of_the_upright_photo(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(gradient_photo(40, 80)).save(path, exif=exif)
+    height, width, _ = read_photo(path).rgb.shape
+    assert read_aspect(path) == width / height == (2 if orientation < 5 else 0.5)
+
+
+def test_proportions_of_no_photo(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_text("none")
+    with pytest.raises(DataError, match=r"photo\.jpg.*: replace or remove it"):
+        read_aspect(path)
 
 
 def test_edges_are_soft_by_shrinking_alone(tmp_path: Path) -> None:
@@ -133,17 +155,18 @@ def test_portable_pack_keeps_labels_exactly_and_photos_nearly(
     pack = packed(folder, size, tmp_path / "cache")
     path = tmp_path / "data.npz"
     quality = write_portable(pack, path)
-    if len(form) == 1:  # packs written before sizes had two sides and photos categories
+    if len(form) == 1:  # packs written before sizes had two sides and photos categories and proportions
         with np.load(path) as file:
             arrays = dict(file)
         arrays["size"] = np.array(48)
-        del arrays["categories"]
+        del arrays["categories"], arrays["aspects"]
         np.savez(path, **arrays)
     again = read_portable(path)
     assert quality == 95
     assert again.names == pack.names
     assert again.size == size
     assert again.categories == (pack.categories if len(form) == 2 else [None, None])
+    assert again.aspects == (pytest.approx([4 / 3] * 2) if len(form) == 2 else [1, 1])
     np.testing.assert_array_equal(again.pixels[:, 3], pack.pixels[:, 3])
     assert np.abs(again.pixels[:, :3].astype(int) - pack.pixels[:, :3]).mean() < 4
 
@@ -232,6 +255,6 @@ def test_packing_that_is_stopped_leaves_nothing(folder: Path, tmp_path: Path) ->
 def test_a_portable_pack_with_long_names_keeps_to_its_limit(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 255, (200, 4, 16, 16), np.uint8)
-    pack = Pack([f"{i:03d}" + "n" * 120 for i in range(200)], pixels, [None] * 200)
+    pack = Pack([f"{i:03d}" + "n" * 120 for i in range(200)], pixels, [None] * 200, [1.0] * 200)
     write_portable(pack, tmp_path / "pack.npz", 400_000)
     assert (tmp_path / "pack.npz").stat().st_size <= 400_000

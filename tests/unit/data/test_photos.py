@@ -72,11 +72,11 @@ def test_what_photos_are(pairs: list[Pair]) -> None:
 
 def test_a_portable_pack_has_one_size(pairs: list[Pair], tmp_path: Path) -> None:
     pixels = open_photos(pairs).read(range(7), 40, 64).numpy()
-    pack = Pack([pair.name for pair in pairs], pixels, [pair.category for pair in pairs])
+    pack = Pack([pair.name for pair in pairs], pixels, [pair.category for pair in pairs], [1.5] * 7)
     write_portable(pack, tmp_path / "data.npz")
     photos = open_photos(tmp_path / "data.npz", SIZES)
     assert isinstance(photos, PackPhotos)
-    assert (photos.names, photos.categories) == (pack.names, pack.categories)
+    assert (photos.names, photos.categories, photos.aspects) == (pack.names, pack.categories, pack.aspects)
     assert photos.sources == [pair.source for pair in pairs]
     assert photos.read([2, 5], 999, 999).shape == (2, 4, 40, 64)
     np.testing.assert_array_equal(photos.read([2, 5], 32, 32)[:, 3], pixels[[2, 5], 3])

@@ -290,6 +290,7 @@ def test_the_bundled_model_is_known_by_its_files_and_how_it_is_run(tmp_path: Pat
     assert first.identity == open_model("nano", HowToRun(), tmp_path / "other").identity
     assert first.identity != open_model("nano", HowToRun(refine=True), tmp_path).identity
     assert first.identity != open_model("nano", HowToRun(mirror=False), tmp_path).identity
+    assert first.identity != open_model("nano", HowToRun(keep_aspect=False), tmp_path).identity
     assert first.identity != open_model("nano", HowToRun(size=128), tmp_path).identity
     assert first.ready().spec.size == (384, 384)
     assert open_model("nano", HowToRun(size=128, refine=True), tmp_path).ready().refine

@@ -12,7 +12,7 @@ from birefnet._atomic import make_folder
 from birefnet.cli.data.options import HELP, PATH, read_size
 from birefnet.cli.data.output import counted, literal, printable, say
 from birefnet.cli.progress import shown_progress
-from birefnet.data.cache import Pack, Size, decode_pair, in_parallel, write_portable
+from birefnet.data.cache import Pack, Size, decode_pair, in_parallel, read_aspect, write_portable
 from birefnet.data.pairs import Pair, discover
 from birefnet.errors import BiRefNetError, DataError, OutputError
 
@@ -123,7 +123,12 @@ def decode_pairs(
             pixels[place] = pixels[index]
     several = len({pair.data for pair in pairs}) > 1
     names = [f"{pairs[index].data}/{pairs[index].name}" if several else pairs[index].name for index in good]
-    packed = Pack(names, pixels[: len(good)], [pairs[index].category for index in good])
+    packed = Pack(
+        names,
+        pixels[: len(good)],
+        [pairs[index].category for index in good],
+        [read_aspect(pairs[index].image) for index in good],
+    )
     return packed, [bad[index] for index in sorted(bad)]
 
 
