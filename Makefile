@@ -11,6 +11,13 @@ READY := $(VENV)/.birefnet-ready
 # make test VENV=.venv-other TORCH='torch>=2.6'
 TORCH ?= torch==2.13.0
 
+# Processes that share the tests, file by file; each needs up to 3 GB of memory.
+JOBS ?= 2
+
+# Two processes whose threads wait for each other would take longer than one. In the order of the folders the tests that
+# take longest come first, so that no process is left alone with them at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: help check test long quick fix
 .DEFAULT_GOAL := help
 
@@ -31,13 +38,13 @@ check: $(READY) ## lint, types, floors, spelling
 	$(BIN)/codespell
 
 test: $(READY) ## the tests, but exports of many kinds, which take minutes
-	$(BIN)/python -m pytest -m 'not long'
+	$(PYTEST) -m 'not long'
 
 long: $(READY) ## the tests that take minutes: exports of many kinds and whole networks
 	$(BIN)/python -m pytest -m long
 
 quick: $(READY) ## the tests that take no more than seconds
-	$(BIN)/python -m pytest -m 'not slow and not long'
+	$(PYTEST) -m 'not slow and not long'
 
 fix: $(READY) ## format and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
