@@ -49,7 +49,8 @@ def photos(tmp_path: Path) -> Path:
 def test_everything_is_told(photos: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    output = dry_run(["--data", str(photos), "--config", str(config), "--val-share", "0.34", *SMALL])
+    wanted = ["--val-share", "0.34", "--set", "data.keep_aspect=true"]
+    output = dry_run(["--data", str(photos), "--config", str(config), *wanted, *SMALL])
     assert sorted(tmp_path.rglob("*")) == before
     assert max(map(len, output.replace(str(photos), "").splitlines())) <= 100
     recipe, rest = output.split("\n\nData\n----\n")
@@ -63,7 +64,7 @@ def test_everything_is_told(photos: Path, config: Path, tmp_path: Path, monkeypa
         "backbone     mobilenet_v4_s",
         "start        random weights",
         "length       3 steps of 4 photos, 2 epochs",
-        "3 steps at 64 x 64",
+        "3 steps at 64 x 64, as many pixels in the photos' proportions",
         "GMACs a photo of 64 x 64",
         "here         fits",
         "would fit",

@@ -126,7 +126,8 @@ def _show_steps(plan: Plan) -> None:
         _row("length", f"{counted(steps, 'step')} of {counted(recipe.data.batch, 'photo')}{epochs}")
         if recipe.data.dynamic is None:
             for stage in recipe.data.stages:
-                _row("", f"{round(stage.share * steps):,} steps at {stage.height} x {stage.width}")
+                kept = ", as many pixels in the photos' proportions" * recipe.data.keep_aspect
+                _row("", f"{round(stage.share * steps):,} steps at {stage.height} x {stage.width}{kept}")
     if recipe.data.dynamic is not None:
         low, high = recipe.data.dynamic
         _row("sizes", f"sides drawn from {low} to {high}; the memory below is that of {high} x {high}")
