@@ -147,7 +147,9 @@ class DataRecipe:
         if self.batch < 1:
             raise ConfigError(f"batch ({self.batch}) must be at least 1")
         if self.keep_aspect and self.dynamic is not None:
-            raise ConfigError("keep_aspect and dynamic both say what shape batches have: leave one out")
+            raise ConfigError(
+                "keep_aspect and dynamic both say what shape batches have: set keep_aspect=false, or leave dynamic out"
+            )
         parse_sizes(self.sizes)
         parse_weights(self.weights)
         if self.dynamic is not None:

@@ -132,10 +132,11 @@ def nano(basis: Basis) -> Recipe:
             sizes="128:0.62,192:0.26,256:0.12",
             augmentation=MODERATE,
             composition=Composition(paste=0.05, structures=0.02),
+            keep_aspect=True,
         ),
         # The published weight of the IoU leaves an undertrained network grey where it is unsure; about half the weight
         # of the cross entropy makes it decide.
-        loss=LossRecipe("nano", PixelWeights(iou=15.0)),
+        loss=LossRecipe("nano", PixelWeights(iou=15.0), gradient_label="edges"),
         compare_at="output",
         optimizer=OptimizerRecipe(rate=1e-3, schedule="cosine", warm_up=0.02, clip=100.0, ema=0.999),
         precision="bfloat16",

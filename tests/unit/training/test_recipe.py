@@ -75,6 +75,7 @@ def test_changes_are_written_as_in_toml() -> None:
             "optimizer.rate=1e-5",
             "data.sizes=512",
             "data.dynamic=[256, 512]",
+            "data.keep_aspect=false",
             "memory.checkpoint=true",
             "model.backbone=swin_v1_t",
             "data.composition.donors=['objects']",
@@ -166,7 +167,8 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
 
 def test_differences_are_told_by_their_full_names() -> None:
     one = make_recipe("nano", Basis(10))
-    two = changed(one, {"optimizer.rate": 0.5, "lora.rank": 2, "data.dynamic": [64, 96]})
+    dynamic = {"data.dynamic": [64, 96], "data.keep_aspect": False}
+    two = changed(one, {"optimizer.rate": 0.5, "lora.rank": 2, **dynamic})
     told = differences(one.to_dict(), two.to_dict())
     assert "optimizer.rate: 0.001 -> 0.5" in told
     assert "data.dynamic: none -> [64, 96]" in told
