@@ -11,7 +11,7 @@ READY := $(VENV)/.birefnet-ready
 # make test VENV=.venv-other TORCH='torch>=2.6'
 TORCH ?= torch==2.13.0
 
-# Processes that share the tests, file by file; each needs up to 3 GB of memory.
+# Processes that share the tests, file by file; each was seen to take 2 GB, and what its tests start comes on top.
 JOBS ?= 2
 
 # Two processes whose threads wait for each other would take longer than one. In the order of the folders the tests that

@@ -133,26 +133,16 @@ def test_closer_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) 
         assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
 
 
-def test_mirrored_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) -> None:
-    predictor = birefnet.load("nano")
-    for option, mirror in (("--mirror", True), ("--no-mirror", False)):
-        predictor.mirror = mirror
+@pytest.mark.parametrize("choice", ["mirror", "keep_aspect"])
+def test_looks_are_those_of_the_predictor(choice: str, chelsea: Path, tmp_path: Path) -> None:
+    for wanted in (True, False):
+        predictor = birefnet.load("nano", **{choice: wanted})
+        assert getattr(predictor if choice == "mirror" else predictor.spec, choice) is wanted
         expected = predictor.predict(chelsea).alpha
-        result = cutout(chelsea, option, "--kind", "mask", "-o", f"{mirror}.png", cwd=tmp_path)
+        option = f"--{'' if wanted else 'no-'}{choice.replace('_', '-')}"
+        result = cutout(chelsea, option, "--kind", "mask", "-o", f"{wanted}.png", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
-        with Image.open(tmp_path / f"{mirror}.png") as mask:
-            assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
-    assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
-
-
-def test_proportions_are_kept_as_by_the_predictor(chelsea: Path, tmp_path: Path) -> None:
-    for option, keep in (("--keep-aspect", True), ("--no-keep-aspect", False)):
-        predictor = birefnet.load("nano", keep_aspect=keep)
-        assert predictor.spec.keep_aspect is keep
-        expected = predictor.predict(chelsea).alpha
-        result = cutout(chelsea, option, "--kind", "mask", "-o", f"{keep}.png", cwd=tmp_path)
-        assert (result.returncode, result.stderr) == (0, "")
-        with Image.open(tmp_path / f"{keep}.png") as mask:
+        with Image.open(tmp_path / f"{wanted}.png") as mask:
             assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
     assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
 
