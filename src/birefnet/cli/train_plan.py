@@ -177,7 +177,8 @@ def _show_disk(plan: Plan, options: Options) -> None:
     if options.cache is None:
         return
     needed = cache_bytes(plan.recipe.data, _packed(plan.sets.train, options))
-    needed += raw_bytes(_packed(plan.sets.validation, options), plan.input_spec.size)
+    if not plan.input_spec.keep_aspect:
+        needed += raw_bytes(_packed(plan.sets.validation, options), plan.input_spec.size)
     if not needed:
         return
     folder = options.cache.resolve()

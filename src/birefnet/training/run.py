@@ -355,6 +355,8 @@ def _validator(plan: Plan, options: Options, parallel: Parallel, listener: Liste
     height, width = plan.input_spec.size
     sizes = f"{height}x{width}"
     recipe = replace(plan.recipe.data, sizes=sizes, dynamic=None, augmentation=NONE, composition=Composition())
+    if recipe.keep_aspect:  # each photo has a size of its own, and a pack one for all
+        options = replace(options, cache=None)
     photos = _open(source, recipe, options, parallel, listener)
     return Validator(photos, source if isinstance(source, tuple) else None, (height, width))
 
