@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
 from birefnet.data.shapes import draw_shape, log_uniform
-from birefnet.data.structures import colour_shape
+from birefnet.data.structures import colour_shape, paint
 from birefnet.errors import ConfigError
 
 GREY, NEAR = 0.4, 0.4
@@ -30,6 +30,9 @@ SPREAD = 0.2
 
 SCALES = (0.3, 0.9)
 """Longest side of a pasted object, as a share of the photo's longer side."""
+
+SQUEEZE = (1.5, 5.0)
+"""How much thinner an object becomes that is made slender."""
 
 _CHANCES = 24
 _SEEDS = 2**62
@@ -58,6 +61,9 @@ class Composition:
         donors: sources (`Pair.source`) of the photos whose objects may be pasted; () for all.
         structures: share onto which thin structures are drawn.
         lights: share with glaring lamps added to the background, which draw the eye and belong to no object.
+        scenes: share whose object is pasted, as with `paste`, onto a drawn sky, wall or blur with nothing else in it.
+        slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
+            rare in photos that were collected for their objects.
 
     Raises:
         ConfigError: a share is not from 0 to 1.
@@ -68,9 +74,11 @@ class Composition:
     donors: tuple[str, ...] = ()
     structures: float = 0.0
     lights: float = 0.0
+    scenes: float = 0.0
+    slender: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("background", "paste", "structures", "lights"):
+        for name in ("background", "paste", "structures", "lights", "scenes", "slender"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
@@ -78,7 +86,7 @@ class Composition:
     @property
     def changes(self) -> bool:
         """Whether anything is done to any photo."""
-        return max(self.background, self.paste, self.structures, self.lights) > 0
+        return max(self.background, self.paste, self.structures, self.lights, self.scenes) > 0
 
 
 class Donors(Protocol):
@@ -93,10 +101,10 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
-    A background is replaced first, then an object pasted, then structures drawn, then lamps lit behind all of it, so
-    that one photo may get all four. The truth is the union. Unlabelled pixels of a donor are not pasted; those of a
-    photo stay unlabelled unless they are covered wholly. A photo without an object keeps its background, a donor
-    without one gives none.
+    An object is set before a scene first, or else its background replaced; then another is pasted, then structures
+    drawn, then lamps lit behind all of it, so that one photo may get all of that. The truth is the union. Unlabelled
+    pixels of a donor are not pasted; those of a photo stay unlabelled unless they are covered wholly. A photo without
+    an object keeps its background, a donor without one gives none.
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
@@ -113,12 +121,15 @@ def compose(
     for index, generator in enumerate(generators):
         chances = torch.rand(_CHANCES, generator=generator, dtype=torch.float64).tolist()
         seed = int(torch.randint(_SEEDS, (), generator=generator))
-        if chances[0] < settings.background:
+        squeeze = _squeeze(chances[19]) if chances[18] < settings.slender else 1.0
+        if chances[17] < settings.scenes:
+            composed[index] = set_before_scene(composed[index], np.random.default_rng((seed, 2)), squeeze)
+        elif chances[0] < settings.background:
             replaced = replace_background(composed[index], chances[3:8])
             if replaced is not None:
                 composed[index], plain[index] = replaced, True
         if chances[1] < settings.paste and donors is not None:
-            composed[index] = paste(composed[index], donors[index], chances[8:16])
+            composed[index] = paste(composed[index], donors[index], chances[8:16], squeeze)
         if chances[2] < settings.structures:
             composed[index] = draw_on(composed[index], np.random.default_rng(seed))
         if chances[16] < settings.lights:
@@ -164,7 +175,7 @@ def replace_background(photo: Tensor, chances: Sequence[float]) -> Tensor | None
 # --- copy and paste ---
 
 
-def paste(photo: Tensor, donor: Tensor, chances: Sequence[float]) -> Tensor:
+def paste(photo: Tensor, donor: Tensor, chances: Sequence[float], squeeze: float = 1.0) -> Tensor:
     """Paste the object of one photo onto another, its edge free of its old background.
 
     Where the donor's border cuts its object off, that side comes to lie at the photo's border or beyond.
@@ -173,6 +184,7 @@ def paste(photo: Tensor, donor: Tensor, chances: Sequence[float]) -> Tensor:
         photo: uint8 (4, H, W).
         donor: uint8 (4, H, W).
         chances: eight numbers in [0, 1), of which scale, place, flip and light follow.
+        squeeze: by how much the object's shorter side is made shorter.
 
     Returns:
         uint8 (4, H, W); the photo as it is where the donor has nothing to paste.
@@ -200,7 +212,11 @@ def paste(photo: Tensor, donor: Tensor, chances: Sequence[float]) -> Tensor:
         layer, cut_off = layer.flip(2), (*cut_off[:2], cut_off[3], cut_off[2])
     wanted = (SCALES[0] + bigger * (SCALES[1] - SCALES[0])) * max(height, width)
     scale = min(wanted / max(bottom - top, right - left), _MOST_ENLARGED)
-    size = [max(1, round(scale * (bottom - top))), max(1, round(scale * (right - left)))]
+    tall = bottom - top >= right - left
+    size = [
+        max(1, round(scale * (bottom - top) / (1 if tall else squeeze))),
+        max(1, round(scale * (right - left) / (squeeze if tall else 1))),
+    ]
     layer = F.interpolate(layer[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
     first_row = _place(down, height, size[0], cut_off[:2])
     first_column = _place(across, width, size[1], cut_off[2:])
@@ -211,6 +227,28 @@ def paste(photo: Tensor, donor: Tensor, chances: Sequence[float]) -> Tensor:
     pasted = photo.clone()
     pasted[:, rows, columns] = lay_over(photo[:, rows, columns], seen[:3], seen[3:].clamp_max(1))
     return pasted
+
+
+def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: float = 1.0) -> Tensor:
+    """Paste a photo's object onto a drawn scene with nothing else in it.
+
+    Args:
+        photo: uint8 (4, H, W).
+        generator: source of randomness.
+        squeeze: as of `paste`.
+
+    Returns:
+        uint8 (4, H, W); the photo as it is where it has nothing to paste.
+    """
+    _, height, width = photo.shape
+    painted = torch.from_numpy(paint(height, width, generator)).to(photo.device).permute(2, 0, 1)
+    scene = torch.cat([painted, torch.zeros_like(photo[3:])])
+    pasted = paste(scene, photo, generator.random(8).tolist(), squeeze)
+    return pasted if bool(pasted[3].any()) else photo
+
+
+def _squeeze(chance: float) -> float:
+    return float(SQUEEZE[0] * (SQUEEZE[1] / SQUEEZE[0]) ** chance)
 
 
 def _extent(present: Tensor) -> tuple[int, int]:

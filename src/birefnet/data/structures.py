@@ -88,12 +88,12 @@ def colour_shape(shape: Shape, colours: NDArray[np.float32], behind: Pixels, gen
 def draw_scene(height: int, width: int, generator: np.random.Generator, kind: str | None = None) -> Scene:
     """Draw the layers of a photo, before a camera blurs it and adds its noise; arguments as in `draw_structure`."""
     shape = draw_shape(height, width, generator, kind)
-    background = _paint(height, width, generator)
+    background = paint(height, width, generator)
     behind = draw_shape(height, width, generator) if generator.random() < 0.12 else None
     if behind is not None:  # out of focus, hence no part of the object
         away = _soften(behind.coverage, math.sqrt(height * width) * generator.uniform(0.015, 0.04))
-        background = Scene(_paint(height, width, generator), background, away).blend()
-    foreground = _paint(height, width, generator)
+        background = Scene(paint(height, width, generator), background, away).blend()
+    foreground = paint(height, width, generator)
     if generator.random() < 0.15:  # an object that can be told from what is behind it by its shape alone
         foreground = _blend(foreground, background[::-1, ::-1], generator.uniform(0.4, 0.8))
     background = _cast_shadow(background, shape.coverage, generator)
@@ -217,8 +217,8 @@ def _ramp(values: NDArray[np.float32], colours: NDArray[np.float32]) -> Pixels:
 _STYLES = ("clouds", "clouds", "clouds", "sky", "sky", "cloth", "cloth", "blocks", "lights", "lights", "plain", "plain")
 
 
-def _paint(height: int, width: int, rng: np.random.Generator) -> Pixels:
-    """Make up a surface or a scene out of focus: (H, W, 3)."""
+def paint(height: int, width: int, rng: np.random.Generator) -> Pixels:
+    """Make up a surface, a sky or a scene out of focus, with nothing in it to cut out: (H, W, 3)."""
     style = _STYLES[rng.integers(len(_STYLES))]
     colours = _colours(rng, int(rng.integers(2, 5)))
     unit = math.sqrt(height * width)

@@ -271,7 +271,7 @@ def test_plain_backgrounds_are_only_mirrored(pairs: list[Pair]) -> None:
             assert torch.equal(image, plain) or torch.equal(image, plain.flip(-1))
 
 
-@pytest.mark.parametrize("share", ["background", "paste", "structures", "lights"])
+@pytest.mark.parametrize("share", ["background", "paste", "structures", "lights", "scenes"])
 def test_each_way_to_put_photos_together_is_taken_by_itself(share: str, pairs: list[Pair]) -> None:
     settings = DataRecipe(batch=4, sizes="64", augmentation=NONE)
     composed = dataclasses.replace(settings, composition=Composition(**{share: 1.0}))

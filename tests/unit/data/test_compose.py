@@ -16,6 +16,7 @@ from birefnet.data.compose import (
     light_up,
     paste,
     replace_background,
+    set_before_scene,
 )
 from birefnet.errors import ConfigError
 
@@ -45,7 +46,7 @@ def batch() -> Tensor:
     return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
 
 
-EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5)
+EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5)
 
 
 # --- all together ---
@@ -106,7 +107,7 @@ def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
     assert torch.equal(result, batch)
 
 
-@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights"])
+@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights", "scenes", "slender"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_checked(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
@@ -272,6 +273,53 @@ def test_unlabelled_pixels_of_donor_and_photo() -> None:
 
 
 # --- structures ---
+
+
+def extent(label: Tensor) -> list[int]:
+    """Height and width of what is there."""
+    found = label.nonzero()
+    return (found.amax(0) - found.amin(0) + 1).tolist()
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_slender_object_is_squeezed_across(upright: bool) -> None:
+    photo, donor = torch.zeros((4, 120, 120), dtype=torch.uint8), disc(RED, BLUE)
+    donor[3, :, 80:] = 0  # taller than wide
+    donor = donor if upright else donor.transpose(1, 2).contiguous()
+    (tall, wide), (as_tall, thin) = (extent(paste(photo, donor, HALF, squeeze)[3]) for squeeze in (1.0, 3.0))
+    if not upright:
+        (tall, wide), (as_tall, thin) = (wide, tall), (thin, as_tall)
+    assert as_tall == tall
+    assert thin == pytest.approx(wide / 3, abs=1.5)
+
+
+def test_slender_objects_come_as_often_as_they_should() -> None:
+    photos, donors = (torch.stack([each] * 200) for each in (torch.zeros_like(disc(RED, BLUE)), disc(RED, BLUE)))
+    whole, some = (compose(photos, donors, Composition(paste=1, slender=s), generators(200))[0] for s in (0, 0.3))
+    assert 0.2 < (whole != some).flatten(1).any(1).float().mean() < 0.4
+    assert all(
+        int((a[3] > 0).sum()) < int((b[3] > 0).sum()) for a, b in zip(some, whole, strict=True) if (a != b).any()
+    )
+
+
+def test_before_a_scene_there_is_the_object_alone() -> None:
+    photo, looks = disc(RED, BLUE), []
+    photo[3, :10] = UNLABELLED
+    for seed in range(8):
+        result = set_before_scene(photo, np.random.default_rng(seed))
+        assert torch.equal(result, set_before_scene(photo, np.random.default_rng(seed)))
+        assert (result[3] != UNLABELLED).all()
+        assert 0 < float((result[3] / FULL).mean()) < 0.7
+        looks.append(tuple(result[:3, result[3] == 0].float().mean(1).tolist()))
+    assert len(set(looks)) == 8
+
+
+def test_what_cannot_be_set_before_a_scene_stays() -> None:
+    photo = disc(RED, BLUE)
+    photo[3] = 0
+    assert torch.equal(set_before_scene(photo, np.random.default_rng(0)), photo)
+    composed, _ = compose(photo[None], None, Composition(scenes=1), generators(1))
+    assert torch.equal(composed[0], photo)
 
 
 def test_structures_change_photo_and_truth_alike() -> None:
