@@ -233,7 +233,7 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_an_evaluation_that_is_cut_off_goes_on_where_it_was(here: Path, photos: list[Path]) -> None:
-    count = 60
+    count = 30
     make_set(here / "data", photos, count)
     for number in range(count):  # large enough that scoring one takes a while
         for kind, suffix in (("im", "jpg"), ("gt", "png")):
@@ -259,7 +259,7 @@ def test_an_evaluation_that_is_cut_off_goes_on_where_it_was(here: Path, photos: 
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the scoring processes too
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.fullmatch(r"stopped: \d+ of 60 images scored; the same command goes on from there\n", errors)
+    assert re.fullmatch(r"stopped: \d+ of 30 images scored; the same command goes on from there\n", errors)
     assert not (here / "r.json").exists()
     kept = scores()
     assert 3 <= len(kept) < count

@@ -90,16 +90,18 @@ def test_emulated_bfloat16_is_a_warning(
     computes: bool | None, precision: str, warned: bool, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("birefnet.inference.precision.computes_bfloat16", lambda: computes)
+    monkeypatch.setattr("birefnet.cli.train_plan.can_probe", lambda *_: False)  # a step takes a while
     output = dry_run(["--data", "drawn:8", "--config", str(config), *SMALL, "--precision", precision])
     assert ("bfloat16 is emulated on this cpu" in output) == warned
 
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_a_warning(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("birefnet.cli.train_plan.available_memory", lambda _: 700_000_000)
-    options = ["--data", "drawn:16", "--config", str(config), *SMALL, "--size", "128", "--batch", "16"]
+    monkeypatch.setattr("birefnet.cli.train_plan.available_memory", lambda _: 640_000_000)
+    monkeypatch.setattr("birefnet.cli.train_plan.can_probe", lambda *_: False)
+    options = ["--data", "drawn:16", "--config", str(config), *SMALL, "--size", "128", "--batch", "8"]
     output = dry_run(options)
-    assert "WARNING      this does not fit: 700 MB are free on cpu" in output
+    assert "WARNING      this does not fit: 640 MB are free on cpu" in output
     assert "would fit: --batch" in output
     assert "with --set memory.checkpoint=true: " in output
     assert "drawn from seed 0" in output

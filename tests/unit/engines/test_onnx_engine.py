@@ -11,27 +11,27 @@ from birefnet.engines.onnx_engine import OnnxEngine
 from birefnet.engines.torch_engine import TorchEngine
 from birefnet.errors import InputError, WeightsError
 from birefnet.export.onnx import export_onnx
-from support import tiny_model
+from small_models import small_model
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    return export_onnx(tiny_model(), path).path
+    return export_onnx(small_model(), path).path
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 256, 64)])
 def test_one_file_runs_at_every_size_and_batch(exported: Path, shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    actual, expected = OnnxEngine(exported)(images), TorchEngine(tiny_model(), precision="float32")(images)
+    actual, expected = OnnxEngine(exported)(images), TorchEngine(small_model(), precision="float32")(images)
     assert actual.shape == (shape[0], 1, *shape[2:])
-    assert np.abs(actual - expected).max() < 1e-5
+    assert np.abs(actual - expected).max() < 1e-4
 
 
 def test_the_file_says_what_goes_in_and_out_and_nothing_of_its_maker(exported: Path) -> None:
-    assert OnnxEngine(exported).input_spec == tiny_model().input_spec
+    assert OnnxEngine(exported).input_spec == small_model().input_spec
     predictor = birefnet.load(exported)
-    assert predictor.spec == tiny_model().input_spec
+    assert predictor.spec == small_model().input_spec
     content = exported.read_bytes()
     assert str(Path(birefnet.__file__).parent).encode() not in content
     assert b"site-packages" not in content

@@ -1,11 +1,14 @@
 """ONNX files against the network they were made of, in ONNX Runtime."""
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 import birefnet
 from birefnet.engines.onnx_engine import OnnxEngine
@@ -27,6 +30,22 @@ def images(shape: tuple[int, ...]) -> np.ndarray:
 
 def operators(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once() -> Iterator[None]:
+    """Trace a network once, whatever is made of it then: tracing is what takes the time."""
+    trace, known = export._trace, {}
+
+    def traced(network: nn.Module, model: BiRefNet, path: Path, opset: int) -> onnx.ModelProto:
+        key = id(model), str(network), opset
+        if key not in known:
+            known[key] = trace(network, model, path, opset)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_trace", traced)
+        yield
 
 
 @pytest.fixture(scope="module")

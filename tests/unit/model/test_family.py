@@ -16,7 +16,7 @@ from birefnet.weights.keys import KeyMap
 from family import COMBINATIONS, OPTIONS, WIDTHS, TinyBackbone
 
 GIANTS = ["dino_v3_7b"]
-HEAVY = ["swin_v1_b", "swin_v1_l", "pvt_v2_b5", "dino_v3_b", "dino_v3_l", "dino_v3_h_plus"]
+HEAVY = ["swin_v1_s", "swin_v1_b", "swin_v1_l", "pvt_v2_b2", "pvt_v2_b5", "dino_v3_b", "dino_v3_l", "dino_v3_h_plus"]
 BATTERY = [
     pytest.param(name, marks=pytest.mark.long if name in HEAVY else ()) for name in BACKBONES if name not in GIANTS
 ]
