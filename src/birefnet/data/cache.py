@@ -15,7 +15,6 @@ import hashlib
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from birefnet._atomic import atomic_path, make_folder
+from birefnet._threads import in_parallel
 from birefnet.data.facts import THRESHOLD, read_mask
 from birefnet.data.pairs import Pair
 from birefnet.errors import DataError, ImageError, first_line
@@ -45,9 +45,6 @@ _VERSION = 2
 
 # What EXIF says of photos whose width is their height upright.
 _ON_ITS_SIDE = (5, 6, 7, 8)
-
-# Photos in flight at a time while packing; a queue of all would outlive Ctrl-C by far.
-_AHEAD = 256
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -214,21 +211,6 @@ def open_raw(path: Path, count: int, size: Size) -> Pixels:
         raise DataError(f"{path}: the pack is damaged: delete it")
     mapped: Pixels = pixels
     return mapped
-
-
-def in_parallel(work: Callable[[int], None], count: int, advance: Callable[[], None] | None = None) -> None:
-    """Call a function with 0 to `count` - 1, on all processors; the first error, or Ctrl-C, stops it soon."""
-    # Pillow remarks on odd but readable files. Silenced here, because threads share what is silenced.
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")
-        try:
-            for start in range(0, count, _AHEAD):
-                for _ in pool.map(work, range(start, min(start + _AHEAD, count))):
-                    if advance is not None:
-                        advance()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _reserve(path: Path) -> None:

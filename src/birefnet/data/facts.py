@@ -4,10 +4,8 @@ Files are read as a training reads them: `birefnet.imaging.io.read_photo` and `b
 """
 
 import hashlib
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from birefnet._processors import processors
+from birefnet._threads import in_parallel
 from birefnet.data.pairs import Pair, Problem
 from birefnet.errors import DataError, ImageError
 from birefnet.imaging.io import read_photo
@@ -135,20 +133,13 @@ def examine(
         jobs: pairs decoded at a time; by default one a processor.
         advance: called after each pair.
     """
-    found = []
-    count = jobs or processors()
-    # Pillow remarks on odd but readable files. Silenced here, because threads share what is silenced.
-    with warnings.catch_warnings(), ThreadPoolExecutor(count) as pool:
-        warnings.simplefilter("ignore")
-        try:
-            for facts in pool.map(_examine, pairs):
-                found.append(facts)
-                if advance is not None:
-                    advance()
-        except BaseException:  # Ctrl-C: what has not begun is not waited for
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return found
+    found: dict[int, Facts] = {}
+
+    def look(index: int) -> None:
+        found[index] = _examine(pairs[index])
+
+    in_parallel(look, len(pairs), advance, jobs)
+    return [found[index] for index in range(len(pairs))]
 
 
 def summarise(facts: Sequence[Facts]) -> dict[str, Any]:

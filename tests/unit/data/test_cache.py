@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from birefnet.data.cache import (
     UNLABELLED,
     Pack,
     decode_pair,
-    in_parallel,
     open_raw,
     raw_bytes,
     raw_path,
@@ -217,20 +215,6 @@ def test_a_cache_that_cannot_be_made(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/cache: the folder cannot be made .*: name another cache folder"):
         packed(folder, (32, 32), tmp_path / "file" / "cache")
-
-
-def test_an_error_stops_the_rest() -> None:
-    done = []
-
-    def work(index: int) -> None:
-        if index == 3:
-            raise DataError("broken")
-        time.sleep(0.001)
-        done.append(index)
-
-    with pytest.raises(DataError, match="broken"):
-        in_parallel(work, 100_000)
-    assert len(done) < 1000
 
 
 def test_packing_that_is_stopped_leaves_nothing(folder: Path, tmp_path: Path) -> None:

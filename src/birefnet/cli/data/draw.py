@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 from click import ClickException
 from PIL import Image
 
-from birefnet._processors import processors
+from birefnet._threads import in_parallel
 from birefnet.cli.data.options import HELP, PATH, read_size
 from birefnet.cli.data.output import counted, literal, printable
 from birefnet.cli.progress import shown_progress
@@ -66,14 +65,8 @@ def draw(
                 count, "draw", f"{{done}} of {{total}} pairs were drawn, {literal(folder)} is as it was"
             ) as advance,
             _filled(folder) as place,
-            ThreadPoolExecutor(jobs or processors()) as pool,
         ):
-            try:
-                for _ in pool.map(write, range(count)):
-                    advance()
-            except BaseException:  # Ctrl-C: what has not begun is not waited for
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+            in_parallel(write, count, advance, jobs)
     except BiRefNetError as error:
         raise ClickException(printable(str(error))) from error
     click.echo(printable(f"{counted(count, 'pair')}: {folder}"))

@@ -9,10 +9,11 @@ import numpy as np
 from click import ClickException
 
 from birefnet._atomic import make_folder
+from birefnet._threads import in_parallel
 from birefnet.cli.data.options import HELP, PATH, read_size
 from birefnet.cli.data.output import counted, literal, printable, say
 from birefnet.cli.progress import shown_progress
-from birefnet.data.cache import Pack, Size, decode_pair, in_parallel, read_aspect, write_portable
+from birefnet.data.cache import Pack, Size, decode_pair, read_aspect, write_portable
 from birefnet.data.pairs import Pair, discover
 from birefnet.errors import BiRefNetError, DataError, OutputError
 
