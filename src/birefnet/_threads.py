@@ -1,18 +1,25 @@
-"""Work on many files at once, that Ctrl-C ends cleanly."""
+"""Work on many things at once, that Ctrl-C ends cleanly."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event, Lock
+from typing import TypeVar
 
 from birefnet._processors import processors
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 def in_parallel(
-    work: Callable[[int], None], count: int, advance: Callable[[], None] | None = None, jobs: int | None = None
-) -> None:
-    """Call a function with 0 to `count` - 1, several at a time; the first error, or Ctrl-C, stops it soon.
+    work: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    advance: Callable[[], None] | None = None,
+    jobs: int | None = None,
+) -> list[_Result]:
+    """Call a function with each item, several at a time; the first error, or Ctrl-C, stops it soon.
 
     The threads fetch their work themselves: Ctrl-C while the main thread hands work to an executor can leave a lock of
     the executor taken, on which its threads then wait for ever.
@@ -20,13 +27,17 @@ def in_parallel(
     Args:
         work: what to call. Warnings are silenced meanwhile, because threads share what is silenced, and Pillow remarks
             on odd but readable files.
-        count: how often.
+        items: what to call it with.
         advance: called after each, from the calling thread.
         jobs: calls at a time; by default one a processor.
+
+    Returns:
+        What came of each item, in their order.
     """
-    left = iter(range(count))
+    left = iter(range(len(items)))
     lock, stopped = Lock(), Event()
-    outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+    results: dict[int, _Result] = {}
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def labour() -> None:
         while not stopped.is_set():
@@ -35,23 +46,23 @@ def in_parallel(
             if index is None:
                 return
             try:
-                work(index)
+                results[index] = work(items[index])
             except BaseException as error:
-                outcomes.put(error)
+                ended.put(error)
                 return
-            outcomes.put(None)
+            ended.put(None)
 
-    workers = min(jobs or processors(), max(count, 1))
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(jobs or processors()) as pool:
         warnings.simplefilter("ignore")
         try:
-            for _ in range(workers):
+            for _ in range(min(jobs or processors(), len(items))):
                 pool.submit(labour)
-            for _ in range(count):
-                error = outcomes.get()
+            for _ in items:
+                error = ended.get()
                 if error is not None:
                     raise error
                 if advance is not None:
                     advance()
         finally:
             stopped.set()
+    return [results[index] for index in range(len(items))]

@@ -12,13 +12,19 @@ from birefnet.errors import DataError
 @pytest.mark.parametrize("jobs", [None, 1, 3, 50])
 def test_everything_is_done_once(jobs: int | None) -> None:
     done, told = [], []
-    in_parallel(done.append, 20, lambda: told.append(None), jobs)
-    assert sorted(done) == list(range(20))
+
+    def work(item: str) -> str:
+        done.append(item)
+        return item.upper()
+
+    items = "abcdefghijklmnopqrst"
+    assert in_parallel(work, items, lambda: told.append(None), jobs) == list(items.upper())
+    assert sorted(done) == list(items)
     assert len(told) == 20
 
 
 def test_nothing_to_do() -> None:
-    in_parallel(pytest.fail, 0)
+    assert in_parallel(pytest.fail, []) == []
 
 
 def test_an_error_stops_the_rest() -> None:
@@ -31,7 +37,7 @@ def test_an_error_stops_the_rest() -> None:
         done.append(index)
 
     with pytest.raises(DataError, match="broken"):
-        in_parallel(work, 100_000)
+        in_parallel(work, range(100_000))
     assert len(done) < 1000
 
 
@@ -40,7 +46,7 @@ def test_ctrl_c_ends_it() -> None:
         "import time; from birefnet._threads import in_parallel\n"
         "print('begun', flush=True)\n"
         "try:\n"
-        "    in_parallel(lambda _: time.sleep(0.0001), 10**7)\n"
+        "    in_parallel(lambda _: time.sleep(0.0001), range(10**7))\n"
         "except KeyboardInterrupt:\n"
         "    print('stopped', flush=True)\n"
     )

@@ -16,8 +16,8 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from zipfile import BadZipFile
@@ -193,7 +193,7 @@ def write_raw(
         def decode(index: int) -> None:
             pixels[index] = decode_pair(pairs[index], size, soft=soft)
 
-        in_parallel(decode, len(pairs), advance)
+        in_parallel(decode, range(len(pairs)), advance)
         pixels.flush()
 
 
@@ -242,16 +242,15 @@ def write_portable(pack: Pack, path: Path, limit: int = 40_000_000) -> int:
         DataError: even the lowest quality is too large.
         OutputError: the file cannot be written.
     """
-    with ThreadPoolExecutor() as pool:
-        labels = list(pool.map(lambda item: _encode(item[3], "PNG"), pack.pixels))
-        # Beside the pictures: the names, the ends of the blobs, categories, and the heads of the arrays.
-        room = limit - sum(map(len, labels)) - np.array(pack.names).nbytes - 28 * len(labels) - 2816
-        for quality in (95, 90, 85, 80, 75, 70, 60, 50):
-            photos = list(pool.map(lambda item, q=quality: _encode(item[:3], "JPEG", q), pack.pixels))
-            if sum(map(len, photos)) <= room:
-                break
-        else:
-            raise DataError(f"{path}: would be over {limit:,} bytes: pack at a smaller size or raise the limit")
+    labels = in_parallel(partial(_encode, form="PNG"), list(pack.pixels[:, 3]))
+    # Beside the pictures: the names, the ends of the blobs, categories, and the heads of the arrays.
+    room = limit - sum(map(len, labels)) - np.array(pack.names).nbytes - 28 * len(labels) - 2816
+    for quality in (95, 90, 85, 80, 75, 70, 60, 50):
+        photos = in_parallel(partial(_encode, form="JPEG", quality=quality), list(pack.pixels[:, :3]))
+        if sum(map(len, photos)) <= room:
+            break
+    else:
+        raise DataError(f"{path}: would be over {limit:,} bytes: pack at a smaller size or raise the limit")
     arrays = {
         "names": np.array(pack.names),
         "version": np.array(1),
@@ -289,7 +288,7 @@ def read_portable(path: Path) -> Pack:
             pixels[index, :3] = np.asarray(Image.open(io.BytesIO(photos[index]))).transpose(2, 0, 1)
             pixels[index, 3] = np.asarray(Image.open(io.BytesIO(labels[index])))
 
-        in_parallel(decode, len(names))
+        in_parallel(decode, range(len(names)))
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{path}: cannot be read as a pack ({first_line(error)}): write it again") from error
     return Pack(names, pixels, [None if number < 0 else number for number in numbers], aspects)

@@ -133,13 +133,7 @@ def examine(
         jobs: pairs decoded at a time; by default one a processor.
         advance: called after each pair.
     """
-    found: dict[int, Facts] = {}
-
-    def look(index: int) -> None:
-        found[index] = _examine(pairs[index])
-
-    in_parallel(look, len(pairs), advance, jobs)
-    return [found[index] for index in range(len(pairs))]
+    return in_parallel(_examine, pairs, advance, jobs)
 
 
 def summarise(facts: Sequence[Facts]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ outside (names of files, methods and sets) reaches the page as JSON or escaped, 
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -14,7 +15,6 @@ import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from birefnet._atomic import write_whole
-from birefnet._processors import processors
+from birefnet._threads import in_parallel
 from birefnet.errors import DataError, InputError, OutputError
 from birefnet.evaluation.report_curves import figures
 from birefnet.evaluation.report_pictures import (
@@ -217,13 +217,14 @@ def _fill(
     unknown = [truth for truth, share in truths.items() if share is None]
     steps: list[Callable[[], Any]] = [partial(object_share, truth) for truth in unknown]
     steps += [partial(make_pictures, case, number, folder, large) for case, number in wanted.items()]
-    done: list[Any] = []
+    count = itertools.count(1)
+
+    def advance() -> None:
+        if tell is not None:
+            tell(next(count), len(steps))
+
     # Threads are enough: decoding, scaling and encoding let go of Python's lock.
-    with ThreadPoolExecutor(workers or processors()) as pool:
-        for outcome in pool.map(lambda step: step(), steps):
-            done.append(outcome)
-            if tell is not None:
-                tell(len(done), len(steps))
+    done = in_parallel(lambda step: step(), steps, advance, workers)
     truths |= dict(zip(unknown, done, strict=False))
     made = done[len(unknown) :]
     for data in sets:

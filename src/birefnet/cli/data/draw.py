@@ -66,7 +66,7 @@ def draw(
             ) as advance,
             _filled(folder) as place,
         ):
-            in_parallel(write, count, advance, jobs)
+            in_parallel(write, range(count), advance, jobs)
     except BiRefNetError as error:
         raise ClickException(printable(str(error))) from error
     click.echo(printable(f"{counted(count, 'pair')}: {folder}"))

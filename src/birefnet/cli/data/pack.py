@@ -117,7 +117,7 @@ def decode_pairs(
         except DataError as error:
             bad[index] = str(error)
 
-    in_parallel(decode, len(pairs), advance)
+    in_parallel(decode, range(len(pairs)), advance)
     good = [index for index in range(len(pairs)) if index not in bad]
     for place, index in enumerate(good):
         if place != index:  # moved down in place: a copy would take as much memory again
