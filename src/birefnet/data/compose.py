@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
+from birefnet.data.grounds import OWN, draw_ground, empty_part
 from birefnet.data.shapes import draw_shape, log_uniform
-from birefnet.data.structures import colour_shape, paint
+from birefnet.data.structures import cast_shadow, colour_shape
 from birefnet.errors import ConfigError
 
 GREY, NEAR = 0.4, 0.4
@@ -61,7 +62,8 @@ class Composition:
         donors: sources (`Pair.source`) of the photos whose objects may be pasted; () for all.
         structures: share onto which thin structures are drawn.
         lights: share with glaring lamps added to the background, which draw the eye and belong to no object.
-        scenes: share whose object is pasted, as with `paste`, onto a drawn sky, wall or blur with nothing else in it.
+        scenes: share whose object is pasted, as with `paste`, onto a ground of `birefnet.data.grounds` with nothing
+            else in it.
         slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
             rare in photos that were collected for their objects.
 
@@ -230,7 +232,7 @@ def paste(photo: Tensor, donor: Tensor, chances: Sequence[float], squeeze: float
 
 
 def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: float = 1.0) -> Tensor:
-    """Paste a photo's object onto a drawn scene with nothing else in it.
+    """Paste a photo's object onto a ground with nothing else in it: a drawn one, or an empty part of the photo itself.
 
     Args:
         photo: uint8 (4, H, W).
@@ -241,10 +243,25 @@ def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: flo
         uint8 (4, H, W); the photo as it is where it has nothing to paste.
     """
     _, height, width = photo.shape
-    painted = torch.from_numpy(paint(height, width, generator)).to(photo.device).permute(2, 0, 1)
-    scene = torch.cat([painted, torch.zeros_like(photo[3:])])
+    ground = None
+    if generator.random() < OWN:
+        own = np.ascontiguousarray(photo[:3].permute(1, 2, 0).cpu().numpy())
+        ground = empty_part(own, (photo[3] > 0).cpu().numpy(), generator)
+    if ground is None:
+        ground = draw_ground(height, width, generator)
+    scene = torch.cat([_planes(ground), torch.zeros_like(photo[3:], device="cpu")]).to(photo.device)
     pasted = paste(scene, photo, generator.random(8).tolist(), squeeze)
-    return pasted if bool(pasted[3].any()) else photo
+    if not bool(pasted[3].any()):
+        return photo
+    alpha = pasted[3:].float() / FULL
+    shaded = _planes(cast_shadow(ground, np.rint(255 * alpha[0].cpu().numpy()).astype(np.uint8), generator))
+    darker = shaded.to(photo.device).float() - scene[:3].float()
+    pasted[:3] = _to_bytes(pasted[:3] + (1 - alpha) * darker)
+    return pasted
+
+
+def _planes(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def _squeeze(chance: float) -> float:

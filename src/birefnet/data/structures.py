@@ -81,7 +81,7 @@ def colour_shape(shape: Shape, colours: NDArray[np.float32], behind: Pixels, gen
         (H, W, 3), also where the shape is not.
     """
     height, width = shape.coverage.shape
-    surface = _ramp(_noise(height, width, generator, log_uniform(generator, 1, 8), 3), colours)
+    surface = ramp(smooth_noise(height, width, generator, log_uniform(generator, 1, 8), 3), colours)
     return _set_apart(_light(surface, shape, generator), behind, shape.coverage, generator)
 
 
@@ -96,7 +96,7 @@ def draw_scene(height: int, width: int, generator: np.random.Generator, kind: st
     foreground = paint(height, width, generator)
     if generator.random() < 0.15:  # an object that can be told from what is behind it by its shape alone
         foreground = _blend(foreground, background[::-1, ::-1], generator.uniform(0.4, 0.8))
-    background = _cast_shadow(background, shape.coverage, generator)
+    background = cast_shadow(background, shape.coverage, generator)
     foreground = _light(foreground, shape, generator)
     return Scene(_set_apart(foreground, background, shape.coverage, generator), background, shape.coverage)
 
@@ -176,7 +176,7 @@ _LABELS = np.rint(np.arange(256) * (FULL / 255)).astype(np.uint8)
 # --- colours and light ---
 
 
-def _colours(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+def colours_of_photos(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     """Colours as photos have them, seldom pure: (N, 3) up to 255."""
     light = rng.uniform(15, 240, (count, 1))
     hue = rng.uniform(0, 2 * math.pi) + rng.normal(0, 0.6, (count, 1))
@@ -186,7 +186,7 @@ def _colours(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     return colours
 
 
-def _noise(height: int, width: int, rng: np.random.Generator, coarse: float, octaves: int) -> NDArray[np.float32]:
+def smooth_noise(height: int, width: int, rng: np.random.Generator, coarse: float, octaves: int) -> NDArray[np.float32]:
     """Smooth noise, weaker the finer: (H, W) float32 in [0, 1]."""
     # At half the size, as it is smooth.
     rows, columns = (height + 1) // 2, (width + 1) // 2
@@ -206,7 +206,7 @@ def _noise(height: int, width: int, rng: np.random.Generator, coarse: float, oct
     return np.asarray(cv2.resize(total, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _ramp(values: NDArray[np.float32], colours: NDArray[np.float32]) -> Pixels:
+def ramp(values: NDArray[np.float32], colours: NDArray[np.float32]) -> Pixels:
     """Colour values in [0, 1] by a scale of colours: (H, W) -> (H, W, 3)."""
     steps = np.linspace(0, len(colours) - 1, 256)
     table = np.stack([np.interp(steps, np.arange(len(colours)), channel) for channel in colours.T], axis=1)
@@ -220,49 +220,49 @@ _STYLES = ("clouds", "clouds", "clouds", "sky", "sky", "cloth", "cloth", "blocks
 def paint(height: int, width: int, rng: np.random.Generator) -> Pixels:
     """Make up a surface, a sky or a scene out of focus, with nothing in it to cut out: (H, W, 3)."""
     style = _STYLES[rng.integers(len(_STYLES))]
-    colours = _colours(rng, int(rng.integers(2, 5)))
+    colours = colours_of_photos(rng, int(rng.integers(2, 5)))
     unit = math.sqrt(height * width)
     angle = rng.uniform(0, math.pi)
     x = np.arange(width, dtype=np.float32)[None] / np.float32(unit)
     y = np.arange(height, dtype=np.float32)[:, None] / np.float32(unit)
     along = np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y
     if style == "clouds":  # foliage, stone, fur, by how fine it is
-        return _ramp(_noise(height, width, rng, log_uniform(rng, 1, 12), 5), colours)
+        return ramp(smooth_noise(height, width, rng, log_uniform(rng, 1, 12), 5), colours)
     if style == "sky":  # or a wall under a lamp
         span = float(along.max() - along.min())
         values = (along - along.min()) / np.float32(max(span, 1e-6))
-        return _ramp((0.85 * values + 0.15 * _noise(height, width, rng, 3, 3)).astype(np.float32), colours)
+        return ramp((0.85 * values + 0.15 * smooth_noise(height, width, rng, 3, 3)).astype(np.float32), colours)
     if style == "cloth":  # planks, tiles
         across = np.float32(-math.sin(angle)) * x + np.float32(math.cos(angle)) * y
         fine, other = rng.uniform(3, 22), rng.uniform(3, 22)
-        bend = _noise(height, width, rng, 2, 2) * np.float32(rng.uniform(0, 0.15))
+        bend = smooth_noise(height, width, rng, 2, 2) * np.float32(rng.uniform(0, 0.15))
         bands = np.sin((along + bend) * np.float32(2 * math.pi * fine))
         if rng.random() < 0.5:
             bands = bands * np.sin((across + bend) * np.float32(2 * math.pi * other))
         sharp = np.float32(log_uniform(rng, 0.7, 12))
         values = 0.5 + 0.5 * np.clip(bands * sharp, -1, 1)
-        return _ramp((0.7 * values + 0.3 * _noise(height, width, rng, 5, 4)).astype(np.float32), colours)
+        return ramp((0.7 * values + 0.3 * smooth_noise(height, width, rng, 5, 4)).astype(np.float32), colours)
     if style == "blocks":  # houses, shelves, what is far away
         cells = rng.integers(3, 9, 2)
-        blocks = _colours(rng, int(cells[0] * cells[1])).reshape(cells[0], cells[1], 3)
+        blocks = colours_of_photos(rng, int(cells[0] * cells[1])).reshape(cells[0], cells[1], 3)
         blocks = (0.5 * blocks + 0.5 * colours[0]).astype(np.uint8)
         grow, tilt = unit / 4 * rng.uniform(0.5, 1.5, 2), rng.normal(0, 0.25)
         view = np.array([[grow[0], grow[0] * tilt, 0.0], [-grow[1] * tilt, grow[1], 0.0]])
         far = cv2.warpAffine(blocks, view, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
         return _soften(np.asarray(far, np.uint8), unit * log_uniform(rng, 0.006, 0.06))
     if style == "lights":  # and things out of focus
-        scene = _ramp(_noise(height, width, rng, 2, 3), colours)
+        scene = ramp(smooth_noise(height, width, rng, 2, 3), colours)
         spots = int(rng.integers(8, 40))
-        tints, sizes = 0.6 * _colours(rng, spots) + 0.4 * colours[-1], rng.uniform(0.01, 0.12, spots)
+        tints, sizes = 0.6 * colours_of_photos(rng, spots) + 0.4 * colours[-1], rng.uniform(0.01, 0.12, spots)
         places = rng.uniform(0, 1, (spots, 2)) * (width, height)
         for tint, size, place in zip(tints.tolist(), sizes, places, strict=True):
             cv2.circle(scene, (int(place[0]), int(place[1])), max(1, round(size * unit)), tint, -1)
         return _soften(scene, unit * log_uniform(rng, 0.005, 0.04))
     # paint, paper, a studio
-    return _ramp(_noise(height, width, rng, 2, 4), colours[0] + rng.uniform(-14, 14, (2, 1)).astype(np.float32))
+    return ramp(smooth_noise(height, width, rng, 2, 4), colours[0] + rng.uniform(-14, 14, (2, 1)).astype(np.float32))
 
 
-def _cast_shadow(background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
+def cast_shadow(background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
     """Darken the background beside the shape now and then, so that a shadow is not taken for the object."""
     unit = math.sqrt(coverage.size)
     present, (dx, dy) = rng.random() < 0.5, rng.normal(0, 0.03, 2) * unit

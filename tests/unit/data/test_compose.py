@@ -314,6 +314,23 @@ def test_before_a_scene_there_is_the_object_alone() -> None:
     assert len(set(looks)) == 8
 
 
+def test_an_object_is_set_before_an_empty_part_of_its_own_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birefnet.data.compose.OWN", 1.0)
+    photo, shaded = disc(RED, BLUE, centre=(40, 40), radius=24), 0
+    for seed in range(12):
+        result = set_before_scene(photo, np.random.default_rng(seed))
+        ground = result[:3, result[3] == 0].float()
+        # Its colour, though a shadow may fall on it.
+        gain = ground[2] / BLUE[2]
+        assert ((ground - gain * torch.tensor(BLUE)[:, None]).abs() <= 1).all()
+        assert gain.max() <= 1.01
+        shaded += bool(gain.min() < 0.9)
+        assert (
+            result[:3, result[3] == FULL].float().mean(1)[0] > result[:3, result[3] == FULL].float().mean(1)[2]
+        ).all()
+    assert 0 < shaded < 12
+
+
 def test_what_cannot_be_set_before_a_scene_stays() -> None:
     photo = disc(RED, BLUE)
     photo[3] = 0

@@ -1,0 +1,194 @@
+"""What an object may stand before: drawn surfaces, tables and masts, or an empty part of its own photo.
+
+Few photos that were collected for their objects show one on a table of wood whose edge runs through the photo, or
+between masts and lamps; a network that has not seen these takes them for objects. Nothing here is one, so the label of
+it all is background.
+"""
+
+import functools
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from birefnet.data.shapes import log_uniform
+from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, smooth_noise
+
+Point = NDArray[np.float64]
+
+OWN, TABLE, MASTS = 0.35, 0.45, 0.3
+"""Chances that the ground is an empty part of the photo itself; that there is a table where it is drawn; and masts."""
+
+# An empty part of the photo of less than this share of each side is too little to go by.
+_LEAST_SIDE = 0.3
+# Cells of the grid in which an empty part is looked for.
+_CELLS = 24
+
+
+def draw_ground(height: int, width: int, generator: np.random.Generator) -> Pixels:
+    """Draw what an object may stand before: (H, W, 3), with nothing in it to cut out.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        generator: source of randomness.
+    """
+    ground = paint(height, width, generator)
+    table, masts = generator.random() < TABLE, generator.random() < MASTS
+    if table:
+        ground = _set_table(ground, generator)
+    if masts:
+        ground = _set_masts(ground, generator)
+    return ground
+
+
+def empty_part(photo: Pixels, occupied: NDArray[np.bool_], generator: np.random.Generator) -> Pixels | None:
+    """Enlarge the largest part of a photo without an object to the whole photo's size, maybe mirrored.
+
+    Args:
+        photo: (H, W, 3).
+        occupied: (H, W), where there is an object, or may be one.
+        generator: source of randomness.
+
+    Returns:
+        (H, W, 3); None where no part is large enough.
+    """
+    height, width = occupied.shape
+    mirrored, turned = generator.random() < 0.5, generator.random() < 0.25
+    cells = cv2.resize(occupied.astype(np.uint8) * 255, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA) > 0
+    top, bottom, left, right = _largest_empty(cells)
+    if min(bottom - top, right - left) < _LEAST_SIDE * _CELLS:
+        return None
+    rows = slice(math.ceil(top * height / _CELLS), bottom * height // _CELLS)
+    columns = slice(math.ceil(left * width / _CELLS), right * width // _CELLS)
+    part = photo[rows, columns]
+    part = part[:, ::-1] if mirrored else part
+    part = part[::-1] if turned else part
+    return np.asarray(cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _largest_empty(occupied: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The largest rectangle without an occupied cell: top, bottom, left and right, the second and last excluded."""
+    rows, columns = occupied.shape
+    best, found = 0, (0, 0, 0, 0)
+    free = np.zeros(columns, np.int64)
+    for bottom in range(rows):
+        free = np.where(occupied[bottom], 0, free + 1)
+        for left in range(columns):
+            # The highest rectangle from this column to each one right of it.
+            tall = np.minimum.accumulate(free[left:])
+            areas = tall * np.arange(1, columns - left + 1)
+            widest = int(areas.argmax())
+            if areas[widest] > best:
+                best = int(areas[widest])
+                found = (bottom + 1 - int(tall[widest]), bottom + 1, left, left + widest + 1)
+    return found
+
+
+def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
+    """Cover the photo on one side of a line by a surface that is lit, mostly of wood."""
+    height, width = ground.shape[:2]
+    unit = math.sqrt(height * width)
+    surface = _wood(height, width, rng) if rng.random() < 0.7 else paint(height, width, rng)
+    # A table seen from its front, or from above with its edge anywhere.
+    angle = rng.normal(math.pi / 2, 0.1) if rng.random() < 0.5 else rng.uniform(0, 2 * math.pi)
+    x = (np.arange(width, dtype=np.float32)[None] - np.float32(width / 2)) / np.float32(unit)
+    y = (np.arange(height, dtype=np.float32)[:, None] - np.float32(height / 2)) / np.float32(unit)
+    beyond = np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y + np.float32(rng.uniform(-0.25, 0.6))
+    soft = np.float32(log_uniform(rng, 0.001, 0.02))
+    share = np.clip(beyond / soft + np.float32(0.5), 0, 1)
+    # A lamp above, whose light falls off, and shines back from what is smooth.
+    lit_x, lit_y = rng.uniform(-0.6, 0.6, 2).astype(np.float32)
+    far = np.sqrt((x - lit_x) ** 2 + (y - lit_y) ** 2)
+    light = np.exp(-far * np.float32(rng.uniform(0, 1.6)))
+    surface = np.asarray(cv2.multiply(surface, np.repeat(light[..., None], 3, 2), dtype=cv2.CV_8U), np.uint8)
+    if rng.random() < 0.4:
+        shine = np.exp(-((far / np.float32(rng.uniform(0.08, 0.4))) ** 2)) * np.float32(rng.uniform(20, 110))
+        surface = np.asarray(cv2.add(surface, np.repeat(shine[..., None], 3, 2), dtype=cv2.CV_8U), np.uint8)
+    return _blend(surface, ground, share)
+
+
+def _wood(height: int, width: int, rng: np.random.Generator) -> Pixels:
+    """Planks with their grain, from anywhere: (H, W, 3)."""
+    # Drawn upright and turned: long across the grain, so that streaks arise from stretching.
+    long = 2 * max(height, width)
+    planks, lines = int(rng.integers(1, 9)), int(rng.integers(60, 220))
+    grain = cv2.resize(
+        rng.random((int(rng.integers(3, 14)), lines), np.float32), (long, long), interpolation=cv2.INTER_LINEAR
+    )
+    wide = cv2.resize(rng.random((3, 12), np.float32), (long, long), interpolation=cv2.INTER_LINEAR)
+    levels = 0.25 + 0.5 * (0.5 * grain + 0.5 * wide)
+    column = np.arange(long) * planks / long
+    levels += (rng.uniform(-0.2, 0.2, planks).astype(np.float32))[column.astype(int)][None]
+    gap = np.abs(column - np.rint(column)) < rng.uniform(0.004, 0.02)
+    levels[:, gap] *= np.float32(rng.uniform(0.2, 0.9))
+    red = rng.uniform(70, 235)
+    colour = np.array([red, red * rng.uniform(0.5, 0.9), red * rng.uniform(0.15, 0.7)])
+    dark = np.stack([colour * rng.uniform(0.25, 0.75), colour]).astype(np.float32)
+    near, lean = rng.uniform(0.5, 1.0), rng.uniform(-0.35, 0.35)
+    # Seen at an angle: the far end of the planks is narrower.
+    corners = np.array([[0, 0], [long, 0], [long, long], [0, long]], np.float32)
+    middle, turn = np.float32(long / 2), rng.uniform(0, 2 * math.pi)
+    seen = (corners - middle) * np.float32(rng.uniform(0.8, 1.6))
+    seen[:2, 0] *= np.float32(near)
+    seen[:, 0] += np.float32(lean) * seen[:, 1]
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], np.float32)
+    placed = (seen @ rotation + np.array([width / 2, height / 2])).astype(np.float32)
+    view = cv2.getPerspectiveTransform(corners, placed)
+    flat = np.clip(levels, 0, 1).astype(np.float32)
+    turned = cv2.warpPerspective(flat, view, (width, height), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+    return ramp(np.asarray(turned, np.float32), dark)
+
+
+def _set_masts(ground: Pixels, rng: np.random.Generator) -> Pixels:
+    """Stand masts of one kind in the photo, far behind what is in it: pylons, cranes, street lamps, trunks."""
+    height, width = ground.shape[:2]
+    finer = 3
+    cover = np.zeros((height * finer, width * finer), np.uint8)
+    unit = math.sqrt(height * width) * finer
+    lattice, thickness = rng.random() < 0.7, unit * log_uniform(rng, 0.002, 0.008)
+    taper, slim, bays = rng.uniform(0.1, 1.0), log_uniform(rng, 0.02, 0.14), log_uniform(rng, 0.5, 1.6)
+    foot = rng.uniform(0.7, 1.15) * height * finer
+
+    def line(start: Point, end: Point, thicker: float = 1.0) -> None:
+        x, y = np.rint(16 * start).astype(int).tolist(), np.rint(16 * end).astype(int).tolist()
+        cv2.line(cover, x, y, 255, max(1, round(thicker * thickness)), cv2.LINE_AA, 4)
+
+    for _ in range(int(rng.integers(1, 6))):
+        near = log_uniform(rng, 0.5, 2)
+        middle, tall = rng.uniform(0, width * finer), rng.uniform(0.3, 0.9) * near * height * finer
+        half, lean = slim * near * unit / 2, rng.normal(0, 0.04) * tall
+        at = functools.partial(_on_mast, (middle, foot), tall, half, taper, lean)
+        if lattice:
+            for side in (-1, 1):
+                line(at(side, 0), at(side, 1), 1.2)
+            count = max(2, min(24, round(tall / (2 * half * bays))))
+            for bay in range(count):
+                low, high = bay / count, (bay + 1) / count
+                line(at(-1, low), at(1, high), 0.6)
+                line(at(1, low), at(-1, high), 0.6)
+                line(at(-1, high), at(1, high), 0.6)
+            if rng.random() < 0.5:  # a pole on its top
+                line(at(0, 1), at(0, rng.uniform(1.1, 1.5)), 1.5)
+        else:
+            line(at(0, 0), at(0, 1), rng.uniform(1, 5))
+            if rng.random() < 0.5:  # an arm, as of a lamp or a crane
+                reach = (rng.choice((-1, 1)) * rng.uniform(0.5, 3), rng.uniform(-0.5, 0.5))
+                line(at(0, 1), at(0, 1) + np.multiply(reach, half))
+    share = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
+    share *= np.float32(rng.uniform(0.35, 1))
+    dark = colours_of_photos(rng, 2) * np.float32(rng.uniform(0.2, 0.7))
+    return _blend(ramp(smooth_noise(height, width, rng, 2, 2), dark), ground, share)
+
+
+def _on_mast(
+    foot: tuple[float, float], tall: float, half: float, taper: float, lean: float, side: float, up: float
+) -> Point:
+    """A place on a mast: from its left (-1) to its right side (1), from its foot (0) to its top (1)."""
+    x, y = foot
+    return np.array([x + side * half * (1 - (1 - taper) * up) + lean * up, y - tall * up])
+
+
+def _blend(over: Pixels, under: Pixels, share: NDArray[np.float32]) -> Pixels:
+    return np.asarray(cv2.blendLinear(over, under, share, 1 - share), np.uint8)

@@ -1,0 +1,74 @@
+"""What objects are set before: drawn grounds and empty parts of photos."""
+
+import numpy as np
+import pytest
+
+from birefnet.data.grounds import _largest_empty, draw_ground, empty_part
+
+
+def test_a_ground_follows_from_its_generator() -> None:
+    for seed in range(6):
+        ground = draw_ground(48, 80, np.random.default_rng(seed))
+        assert (ground.shape, ground.dtype) == ((48, 80, 3), np.uint8)
+        assert np.array_equal(ground, draw_ground(48, 80, np.random.default_rng(seed)))
+
+
+def test_grounds_differ() -> None:
+    grounds = [draw_ground(64, 64, np.random.default_rng(seed)) for seed in range(40)]
+    assert len({tuple(ground.reshape(-1, 3).mean(0).round().astype(int).tolist()) for ground in grounds}) > 35
+
+
+@pytest.mark.parametrize(("chance", "other"), [("TABLE", "MASTS"), ("MASTS", "TABLE")])
+def test_tables_and_masts_are_drawn(chance: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"birefnet.data.grounds.{other}", 0.0)
+    changed = []
+    for seed in range(20):
+        monkeypatch.setattr(f"birefnet.data.grounds.{chance}", 0.0)
+        bare = draw_ground(96, 96, np.random.default_rng(seed)).astype(int)
+        monkeypatch.setattr(f"birefnet.data.grounds.{chance}", 1.0)
+        changed.append(float((np.abs(draw_ground(96, 96, np.random.default_rng(seed)) - bare).max(2) > 8).mean()))
+    # A table fills a part of the photo, masts are thin.
+    assert sum(0 < share < 1 for share in changed) >= 15
+    assert (np.mean(changed) > 0.3) == (chance == "TABLE")
+
+
+def test_an_empty_part_has_nothing_of_the_object() -> None:
+    photo = np.full((90, 120, 3), (10, 20, 200), np.uint8)
+    occupied = np.zeros((90, 120), bool)
+    occupied[20:60, 83:118] = True
+    photo[occupied] = (250, 10, 10)
+    for seed in range(8):
+        ground = empty_part(photo, occupied, np.random.default_rng(seed))
+        assert ground is not None
+        assert ground.shape == photo.shape
+        assert (ground == (10, 20, 200)).all()
+
+
+def test_an_empty_part_is_mirrored_and_turned_now_and_then() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    parts = [empty_part(photo, np.zeros((96, 96), bool), np.random.default_rng(seed)) for seed in range(24)]
+    ways = [photo, photo[:, ::-1], photo[::-1], photo[::-1, ::-1]]
+    assert {next(i for i, way in enumerate(ways) if np.array_equal(part, way)) for part in parts} == {0, 1, 2, 3}
+
+
+def test_what_fills_its_photo_leaves_no_empty_part() -> None:
+    occupied = np.ones((60, 60), bool)
+    assert empty_part(np.zeros((60, 60, 3), np.uint8), occupied, np.random.default_rng(0)) is None
+    occupied[:, :12] = False  # a strip, a fifth of the photo
+    assert empty_part(np.zeros((60, 60, 3), np.uint8), occupied, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_rectangle(seed: int) -> None:
+    occupied = np.random.default_rng(seed).random((7, 9)) < 0.25
+    top, bottom, left, right = _largest_empty(occupied)
+    assert not occupied[top:bottom, left:right].any()
+    areas = [
+        (b - t) * (r - left_)
+        for t in range(7)
+        for b in range(t + 1, 8)
+        for left_ in range(9)
+        for r in range(left_ + 1, 10)
+        if not occupied[t:b, left_:r].any()
+    ]
+    assert (bottom - top) * (right - left) == max(areas)
