@@ -35,6 +35,9 @@ SCALES = (0.3, 0.9)
 SQUEEZE = (1.5, 5.0)
 """How much thinner an object becomes that is made slender."""
 
+TONED = 0.25
+"""Share of the grounds of scenes that take the object's mean colour."""
+
 _CHANCES = 24
 _SEEDS = 2**62
 
@@ -249,6 +252,11 @@ def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: flo
         ground = empty_part(own, (photo[3] > 0).cpu().numpy(), generator)
     if ground is None:
         ground = draw_ground(height, width, generator)
+    inside = photo[3] == FULL
+    if generator.random() < TONED and bool(inside.any()):  # told from the object by texture and shape alone
+        own_colour = photo[:3, inside].float().mean(1).cpu().numpy()
+        gain = (own_colour + 10) / (ground.mean((0, 1)) + 10)
+        ground = np.clip(ground * gain.clip(0.4, 2.5), 0, 255).astype(np.uint8)
     scene = torch.cat([_planes(ground), torch.zeros_like(photo[3:], device="cpu")]).to(photo.device)
     pasted = paste(scene, photo, generator.random(8).tolist(), squeeze)
     if not bool(pasted[3].any()):
@@ -339,7 +347,7 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
     _, height, width = photo.shape
     _, alpha, known = _layers(photo)
     side = math.sqrt(height * width)
-    count, rays = int(generator.integers(1, 10)), int(generator.choice((0, 4, 6, 8)))
+    count, rays = int(generator.integers(1, 10)), int(generator.choice((0, 4, 6, 8, 14, 18)))
     turn, usual = generator.uniform(0, math.pi), side * log_uniform(generator, 0.004, 0.025)
     # Along a street or a pier as often as anywhere.
     level, spread = generator.uniform(0, height), height * (0.06 if generator.random() < 0.5 else 1.0)

@@ -17,7 +17,7 @@ from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, smo
 
 Point = NDArray[np.float64]
 
-OWN, TABLE, MASTS = 0.35, 0.45, 0.3
+OWN, TABLE, MASTS = 0.3, 0.6, 0.3
 """Chances that the ground is an empty part of the photo itself; that there is a table where it is drawn; and masts."""
 
 # An empty part of the photo of less than this share of each side is too little to go by.
@@ -91,6 +91,8 @@ def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
     height, width = ground.shape[:2]
     unit = math.sqrt(height * width)
     surface = _wood(height, width, rng) if rng.random() < 0.7 else paint(height, width, rng)
+    if rng.random() < 0.5:  # a room in the dark
+        ground = np.asarray(cv2.convertScaleAbs(ground, alpha=rng.uniform(0, 0.4)), np.uint8)
     # A table seen from its front, or from above with its edge anywhere.
     angle = rng.normal(math.pi / 2, 0.1) if rng.random() < 0.5 else rng.uniform(0, 2 * math.pi)
     x = (np.arange(width, dtype=np.float32)[None] - np.float32(width / 2)) / np.float32(unit)
@@ -111,34 +113,45 @@ def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
 
 def _wood(height: int, width: int, rng: np.random.Generator) -> Pixels:
     """Planks with their grain, from anywhere: (H, W, 3)."""
-    # Drawn upright and turned: long across the grain, so that streaks arise from stretching.
+    # Drawn upright, larger than the photo, and then seen from somewhere.
     long = 2 * max(height, width)
-    planks, lines = int(rng.integers(1, 9)), int(rng.integers(60, 220))
-    grain = cv2.resize(
-        rng.random((int(rng.integers(3, 14)), lines), np.float32), (long, long), interpolation=cv2.INTER_LINEAR
-    )
-    wide = cv2.resize(rng.random((3, 12), np.float32), (long, long), interpolation=cv2.INTER_LINEAR)
-    levels = 0.25 + 0.5 * (0.5 * grain + 0.5 * wide)
-    column = np.arange(long) * planks / long
-    levels += (rng.uniform(-0.2, 0.2, planks).astype(np.float32))[column.astype(int)][None]
-    gap = np.abs(column - np.rint(column)) < rng.uniform(0.004, 0.02)
+    levels = np.zeros((long, long), np.float32)
+    total = 0.0
+    for lines in (long // 60, long // 16, long // 5):  # wide bands, grain, fibres
+        strength = rng.uniform(0.3, 1)
+        total += strength
+        streaks = rng.random((int(rng.integers(3, 40)), max(2, lines)), np.float32)
+        levels += np.float32(strength) * cv2.resize(streaks, (long, long), interpolation=cv2.INTER_LINEAR)
+    # Fewer octaves at random are stretched to about the same contrast.
+    levels = np.float32(0.5) + (levels / np.float32(total) - np.float32(0.5)) * np.float32(rng.uniform(0.6, 2))
+    planks = int(rng.integers(1, 9))
+    place = np.arange(long) * planks / long
+    levels += rng.uniform(-0.2, 0.2, planks).astype(np.float32)[place.astype(int)][None]
+    gap = np.abs(place - np.rint(place)) < rng.uniform(0.004, 0.02)
     levels[:, gap] *= np.float32(rng.uniform(0.2, 0.9))
-    red = rng.uniform(70, 235)
-    colour = np.array([red, red * rng.uniform(0.5, 0.9), red * rng.uniform(0.15, 0.7)])
-    dark = np.stack([colour * rng.uniform(0.25, 0.75), colour]).astype(np.float32)
-    near, lean = rng.uniform(0.5, 1.0), rng.uniform(-0.35, 0.35)
+    for _ in range(int(rng.integers(0, 25))):  # cracks and scratches
+        x, y, reach = rng.uniform(0, long), rng.uniform(0, long), rng.uniform(0.01, 0.12) * long
+        end = (round(x + rng.normal(0, 3)), round(y + reach))
+        cv2.line(levels, (round(x), round(y)), end, rng.uniform(0, 1), int(rng.integers(1, 4)), cv2.LINE_AA)
+    # The grain goes around knots.
+    bend = (smooth_noise(long, long, rng, 2, 2) - np.float32(0.5)) * np.float32(rng.uniform(0, 0.08) * long)
+    rows, columns = np.indices((long, long), np.float32)
+    bent = cv2.remap(levels, columns + bend, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    red = rng.uniform(70, 250)
+    colour = np.array([red, red * rng.uniform(0.4, 0.78), red * rng.uniform(0.15, 0.65)])
+    colours = np.stack([colour * rng.uniform(0.15, 0.7), colour]).astype(np.float32)
     # Seen at an angle: the far end of the planks is narrower.
     corners = np.array([[0, 0], [long, 0], [long, long], [0, long]], np.float32)
-    middle, turn = np.float32(long / 2), rng.uniform(0, 2 * math.pi)
-    seen = (corners - middle) * np.float32(rng.uniform(0.8, 1.6))
-    seen[:2, 0] *= np.float32(near)
-    seen[:, 0] += np.float32(lean) * seen[:, 1]
+    turn = rng.uniform(0, 2 * math.pi)
+    seen = (corners - np.float32(long / 2)) * np.float32(rng.uniform(0.8, 1.6))
+    seen[:2, 0] *= np.float32(rng.uniform(0.5, 1))
+    seen[:, 0] += np.float32(rng.uniform(-0.35, 0.35)) * seen[:, 1]
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], np.float32)
     placed = (seen @ rotation + np.array([width / 2, height / 2])).astype(np.float32)
     view = cv2.getPerspectiveTransform(corners, placed)
-    flat = np.clip(levels, 0, 1).astype(np.float32)
-    turned = cv2.warpPerspective(flat, view, (width, height), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
-    return ramp(np.asarray(turned, np.float32), dark)
+    flat = np.clip(bent, 0, 1).astype(np.float32)
+    turned = cv2.warpPerspective(flat, view, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return ramp(np.asarray(turned, np.float32), colours)
 
 
 def _set_masts(ground: Pixels, rng: np.random.Generator) -> Pixels:

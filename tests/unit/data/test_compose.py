@@ -316,6 +316,7 @@ def test_before_a_scene_there_is_the_object_alone() -> None:
 
 def test_an_object_is_set_before_an_empty_part_of_its_own_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("birefnet.data.compose.OWN", 1.0)
+    monkeypatch.setattr("birefnet.data.compose.TONED", 0.0)
     photo, shaded = disc(RED, BLUE, centre=(40, 40), radius=24), 0
     for seed in range(12):
         result = set_before_scene(photo, np.random.default_rng(seed))
@@ -329,6 +330,18 @@ def test_an_object_is_set_before_an_empty_part_of_its_own_photo(monkeypatch: pyt
             result[:3, result[3] == FULL].float().mean(1)[0] > result[:3, result[3] == FULL].float().mean(1)[2]
         ).all()
     assert 0 < shaded < 12
+
+
+def test_a_ground_may_take_the_colour_of_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birefnet.data.compose.OWN", 1.0)
+    apart = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("birefnet.data.compose.TONED", share)
+        result = set_before_scene(disc(RED, (90, 60, 100), centre=(40, 40), radius=24), np.random.default_rng(0))
+        ground = result[:3, result[3] == 0].float().median(1).values
+        apart.append(float((ground - torch.tensor(RED)).abs().max()))
+    assert apart[0] > 50
+    assert apart[1] < 20
 
 
 def test_what_cannot_be_set_before_a_scene_stays() -> None:

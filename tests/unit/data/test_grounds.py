@@ -27,9 +27,9 @@ def test_tables_and_masts_are_drawn(chance: str, other: str, monkeypatch: pytest
         bare = draw_ground(96, 96, np.random.default_rng(seed)).astype(int)
         monkeypatch.setattr(f"birefnet.data.grounds.{chance}", 1.0)
         changed.append(float((np.abs(draw_ground(96, 96, np.random.default_rng(seed)) - bare).max(2) > 8).mean()))
-    # A table fills a part of the photo, masts are thin.
-    assert sum(0 < share < 1 for share in changed) >= 15
-    assert (np.mean(changed) > 0.3) == (chance == "TABLE")
+    assert sum(share > 0 for share in changed) >= 15
+    # A table fills a part of the photo and may leave the rest in the dark, masts are thin.
+    assert (float(np.mean(changed)) > 0.3) == (chance == "TABLE")
 
 
 def test_an_empty_part_has_nothing_of_the_object() -> None:
