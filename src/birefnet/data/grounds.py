@@ -17,7 +17,7 @@ from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, smo
 
 Point = NDArray[np.float64]
 
-OWN, TABLE, MASTS = 0.3, 0.6, 0.3
+OWN, TABLE, MASTS = 0.25, 0.65, 0.3
 """Chances that the ground is an empty part of the photo itself; that there is a table where it is drawn; and masts."""
 
 # An empty part of the photo of less than this share of each side is too little to go by.
@@ -92,7 +92,7 @@ def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
     unit = math.sqrt(height * width)
     surface = _wood(height, width, rng) if rng.random() < 0.7 else paint(height, width, rng)
     if rng.random() < 0.5:  # a room in the dark
-        ground = np.asarray(cv2.convertScaleAbs(ground, alpha=rng.uniform(0, 0.4)), np.uint8)
+        ground = np.asarray(cv2.convertScaleAbs(ground, alpha=rng.uniform(0, 0.3)), np.uint8)
     # A table seen from its front, or from above with its edge anywhere.
     angle = rng.normal(math.pi / 2, 0.1) if rng.random() < 0.5 else rng.uniform(0, 2 * math.pi)
     x = (np.arange(width, dtype=np.float32)[None] - np.float32(width / 2)) / np.float32(unit)
@@ -103,7 +103,7 @@ def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
     # A lamp above, whose light falls off, and shines back from what is smooth.
     lit_x, lit_y = rng.uniform(-0.6, 0.6, 2).astype(np.float32)
     far = np.sqrt((x - lit_x) ** 2 + (y - lit_y) ** 2)
-    light = np.exp(-far * np.float32(rng.uniform(0, 1.6)))
+    light = np.exp(-far * np.float32(rng.uniform(0, 1.2)))
     surface = np.asarray(cv2.multiply(surface, np.repeat(light[..., None], 3, 2), dtype=cv2.CV_8U), np.uint8)
     if rng.random() < 0.4:
         shine = np.exp(-((far / np.float32(rng.uniform(0.08, 0.4))) ** 2)) * np.float32(rng.uniform(20, 110))
@@ -137,8 +137,8 @@ def _wood(height: int, width: int, rng: np.random.Generator) -> Pixels:
     bend = (smooth_noise(long, long, rng, 2, 2) - np.float32(0.5)) * np.float32(rng.uniform(0, 0.08) * long)
     rows, columns = np.indices((long, long), np.float32)
     bent = cv2.remap(levels, columns + bend, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    red = rng.uniform(70, 250)
-    colour = np.array([red, red * rng.uniform(0.4, 0.78), red * rng.uniform(0.15, 0.65)])
+    red = rng.uniform(180, 250) if rng.random() < 0.5 else rng.uniform(70, 250)  # warm lamplight as often as not
+    colour = np.array([red, red * rng.uniform(0.4, 0.78), red * rng.uniform(0.1, 0.65)])
     colours = np.stack([colour * rng.uniform(0.15, 0.7), colour]).astype(np.float32)
     # Seen at an angle: the far end of the planks is narrower.
     corners = np.array([[0, 0], [long, 0], [long, long], [0, long]], np.float32)
