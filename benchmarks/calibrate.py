@@ -1,9 +1,10 @@
 """Choose how weights are run, on photos with masks: python benchmarks/calibrate.py MODEL --data DIR.
 
 Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, and with
-the logits times several factors: those of an undertrained network are small, so that its masks stay grey. With --size,
---factor and --output the choice is written: the factor into the last convolution, size, mirror and whether photos keep
-their proportions into the preprocessing.
+several offsets taken from the logits and several factors on what is left: the logits of an undertrained network are
+small, so that its masks stay grey (Platt: "Probabilistic outputs for support vector machines", 1999). With --size,
+--factor, --offset and --output the choice is written: factor and offset into the last convolution, size, mirror and
+whether photos keep their proportions into the preprocessing.
 
 --blend takes a share of other weights, of a training that this one began from, before all else: what is between the two
 can keep what the last training forgot, and score better than either (Wortsman et al., "Robust fine-tuning of zero-shot
@@ -60,12 +61,12 @@ def write_logits(model: BiRefNet, pairs: list[Pair], size: int, folder: Path) ->
         np.save(folder / f"{number}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
 
 
-def score(pairs: list[Pair], folder: Path, factor: float, mirror: bool, resize: str) -> dict[str, float]:
+def score(pairs: list[Pair], folder: Path, factor: float, offset: float, mirror: bool, resize: str) -> dict[str, float]:
     """Score what the logits give."""
     scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
     for number, pair in enumerate(pairs):
         logits = np.load(folder / f"{number}.npy")
-        looks = 1 / (1 + np.exp(-factor * (logits if mirror else logits[:1])))
+        looks = 1 / (1 + np.exp(-factor * ((logits if mirror else logits[:1]) - offset)))
         truth = read_map(pair.mask).levels
         alpha = restore(looks.mean(0).astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
@@ -74,11 +75,16 @@ def score(pairs: list[Pair], folder: Path, factor: float, mirror: bool, resize: 
 
 
 def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[float]:
-    """Read numbers above 0, parted by commas."""
+    """Read numbers, parted by commas."""
     try:
-        found = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
-        found = [0.0]
+        raise click.BadParameter(f"takes numbers, parted by commas, not {text!r}") from None
+
+
+def numbers_above_zero(context: click.Context, parameter: click.Parameter, text: str) -> list[float]:
+    """Read numbers above 0, parted by commas."""
+    found = numbers(context, parameter, text)
     if min(found) <= 0:
         raise click.BadParameter(f"takes numbers above 0, parted by commas, not {text!r}")
     return found
@@ -95,10 +101,14 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Take this share of the weights from another file.",
 )
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--sizes", default="256,320,384", show_default=True, callback=numbers, help="Sides of the input to try.")
-@click.option("--factors", default="1,1.5,2.5", show_default=True, callback=numbers, help="Factors to try.")
+@click.option(
+    "--sizes", default="256,320,384", show_default=True, callback=numbers_above_zero, help="Sides of the input to try."
+)
+@click.option("--factors", default="1,1.5,2.5", show_default=True, callback=numbers_above_zero, help="Factors to try.")
+@click.option("--offsets", default="0", show_default=True, callback=numbers, help="Offsets to try.")
 @click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
 @click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
+@click.option("--offset", type=float, help="The chosen offset.  [default: 0]")
 @click.option("--mirror/--no-mirror", default=None, help="The choice about the mirror image.  [default: that of MODEL]")
 @click.option(
     "--keep-aspect/--no-keep-aspect",
@@ -112,8 +122,10 @@ def main(
     data: Path | None,
     sizes: list[float],
     factors: list[float],
+    offsets: list[float],
     size: int | None,
     factor: float | None,
+    offset: float | None,
     mirror: bool | None,
     keep_aspect: bool | None,
     output: Path | None,
@@ -121,8 +133,8 @@ def main(
     """Score and choose."""
     if data is None and output is None:
         raise click.UsageError("nothing to do: name --data to score, or --output to write what was chosen")
-    if output is None and (size, factor, mirror) != (None, None, None):
-        raise click.UsageError("--size, --factor and --mirror are what --output writes: name it, too")
+    if output is None and any(choice is not None for choice in (size, factor, offset, mirror)):
+        raise click.UsageError("--size, --factor, --offset and --mirror are what --output writes: name it, too")
     try:
         network = birefnet.load_model(model).eval()
         if network.config.refiner is not None or network.config.custom:
@@ -132,11 +144,11 @@ def main(
         if keep_aspect is not None:
             network.input_spec = replace(network.input_spec, keep_aspect=keep_aspect)
         if data is not None:
-            tabulate(network, find_pairs(data), [int(side) for side in sizes], factors)
+            tabulate(network, find_pairs(data), [int(side) for side in sizes], factors, offsets)
         if output is not None:
             with torch.no_grad():
-                for parameter in network.decoder.head.parameters():
-                    parameter.mul_(factor or 1.0)
+                for name, parameter in network.decoder.head.named_parameters():
+                    parameter.sub_((offset or 0.0) if name == "bias" else 0.0).mul_(factor or 1.0)
             spec = network.input_spec
             side = (size, size) if size else spec.size
             network.input_spec = replace(spec, size=side, mirror=spec.mirror if mirror is None else mirror)
@@ -145,21 +157,23 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-def tabulate(network: BiRefNet, pairs: list[Pair], sizes: list[int], factors: list[float]) -> None:
+def tabulate(
+    network: BiRefNet, pairs: list[Pair], sizes: list[int], factors: list[float], offsets: list[float]
+) -> None:
     """Print the scores of all choices."""
-    click.echo("| size | mirror | factor | " + " | ".join(_VALUES) + " |")
-    click.echo("| --- " * (3 + len(_VALUES)) + "|")
+    click.echo("| size | mirror | factor | offset | " + " | ".join(_VALUES) + " |")
+    click.echo("| --- " * (4 + len(_VALUES)) + "|")
     for side in sizes:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=context) as pool:
             write_logits(network, pairs, side, Path(folder))
-            choices = list(itertools.product((False, True), factors))
+            choices = list(itertools.product((False, True), factors, offsets))
             runs = [
-                pool.submit(score, pairs, Path(folder), factor, mirror, network.input_spec.resize)
-                for mirror, factor in choices
+                pool.submit(score, pairs, Path(folder), factor, offset, mirror, network.input_spec.resize)
+                for mirror, factor, offset in choices
             ]
-            for (mirror, factor), running in zip(choices, runs, strict=True):
-                cells = [str(side), "yes" if mirror else "no", f"{factor:g}"]
+            for (mirror, factor, offset), running in zip(choices, runs, strict=True):
+                cells = [str(side), "yes" if mirror else "no", f"{factor:g}", f"{offset:g}"]
                 cells += [f"{value:.4f}" for value in running.result().values()]
                 click.echo("| " + " | ".join(cells) + " |")
 
