@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
-from birefnet.data.grounds import OWN, draw_ground, empty_part
+from birefnet.data.grounds import draw_ground, empty_part
 from birefnet.data.shapes import draw_shape, log_uniform
 from birefnet.data.structures import cast_shadow, colour_shape
 from birefnet.errors import ConfigError
@@ -35,8 +35,8 @@ SCALES = (0.3, 0.9)
 SQUEEZE = (1.5, 5.0)
 """How much thinner an object becomes that is made slender."""
 
-TONED = 0.25
-"""Share of the grounds of scenes that take the object's mean colour."""
+OWN, TONED = 0.25, 0.25
+"""Shares of the grounds of scenes that are an empty part of the photo, and that take the object's mean colour."""
 
 _CHANCES = 24
 _SEEDS = 2**62

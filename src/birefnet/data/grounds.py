@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from birefnet.data.shapes import log_uniform
-from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, smooth_noise
+from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, scaled, smooth_noise, spread
 
 Point = NDArray[np.float64]
 
-OWN, TABLE, MASTS = 0.25, 0.65, 0.3
-"""Chances that the ground is an empty part of the photo itself; that there is a table where it is drawn; and masts."""
+TABLE, MASTS = 0.65, 0.3
+"""Chances that there is a table on a drawn ground, and that there are masts."""
 
 # An empty part of the photo of less than this share of each side is too little to go by.
 _LEAST_SIDE = 0.3
@@ -104,10 +104,10 @@ def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
     lit_x, lit_y = rng.uniform(-0.6, 0.6, 2).astype(np.float32)
     far = np.sqrt((x - lit_x) ** 2 + (y - lit_y) ** 2)
     light = np.exp(-far * np.float32(rng.uniform(0, 1.2)))
-    surface = np.asarray(cv2.multiply(surface, np.repeat(light[..., None], 3, 2), dtype=cv2.CV_8U), np.uint8)
+    surface = scaled(surface, light)
     if rng.random() < 0.4:
         shine = np.exp(-((far / np.float32(rng.uniform(0.08, 0.4))) ** 2)) * np.float32(rng.uniform(20, 110))
-        surface = np.asarray(cv2.add(surface, np.repeat(shine[..., None], 3, 2), dtype=cv2.CV_8U), np.uint8)
+        surface = np.asarray(cv2.add(surface, spread(shine), dtype=cv2.CV_8U), np.uint8)
     return _blend(surface, ground, share)
 
 
@@ -122,7 +122,7 @@ def _wood(height: int, width: int, rng: np.random.Generator) -> Pixels:
         total += strength
         streaks = rng.random((int(rng.integers(3, 40)), max(2, lines)), np.float32)
         levels += np.float32(strength) * cv2.resize(streaks, (long, long), interpolation=cv2.INTER_LINEAR)
-    # Fewer octaves at random are stretched to about the same contrast.
+    # Their mean has less contrast than each of them.
     levels = np.float32(0.5) + (levels / np.float32(total) - np.float32(0.5)) * np.float32(rng.uniform(0.6, 2))
     planks = int(rng.integers(1, 9))
     place = np.arange(long) * planks / long
@@ -165,8 +165,8 @@ def _set_masts(ground: Pixels, rng: np.random.Generator) -> Pixels:
     foot = rng.uniform(0.7, 1.15) * height * finer
 
     def line(start: Point, end: Point, thicker: float = 1.0) -> None:
-        x, y = np.rint(16 * start).astype(int).tolist(), np.rint(16 * end).astype(int).tolist()
-        cv2.line(cover, x, y, 255, max(1, round(thicker * thickness)), cv2.LINE_AA, 4)
+        begin, finish = np.rint(16 * np.stack([start, end])).astype(int).tolist()
+        cv2.line(cover, begin, finish, 255, max(1, round(thicker * thickness)), cv2.LINE_AA, 4)
 
     for _ in range(int(rng.integers(1, 6))):
         near = log_uniform(rng, 0.5, 2)

@@ -271,7 +271,7 @@ def cast_shadow(background: Pixels, coverage: Pixels, rng: np.random.Generator) 
         return background
     moved = cv2.warpAffine(coverage, np.array([[1, 0, dx], [0, 1, dy]]), coverage.shape[::-1])
     dark = _soften(np.asarray(moved, np.uint8), soft).astype(np.float32) * np.float32(-strength / 255) + np.float32(1)
-    return _scaled(background, dark)
+    return scaled(background, dark)
 
 
 def _light(foreground: Pixels, shape: Shape, rng: np.random.Generator) -> Pixels:
@@ -284,7 +284,7 @@ def _light(foreground: Pixels, shape: Shape, rng: np.random.Generator) -> Pixels
     relief *= 0.4 / 255
     across = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=relief * math.cos(angle))
     down = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=relief * math.sin(angle))
-    return _scaled(foreground, np.clip(gain + across + down, 0.15, 1.9))
+    return scaled(foreground, np.clip(gain + across + down, 0.15, 1.9))
 
 
 def _set_apart(foreground: Pixels, background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
@@ -318,7 +318,7 @@ def _take(photo: Pixels, rng: np.random.Generator) -> Pixels:
     # Two even numbers added are almost as good as normal ones, and ten times as fast.
     pair = rng.integers(0, 256, (2, height, width), np.uint8).astype(np.float32)
     grain = (pair[0] + pair[1] - np.float32(255)) * np.float32(strength / 104)
-    return np.asarray(cv2.add(photo, _spread(grain), dtype=cv2.CV_8U), np.uint8)
+    return np.asarray(cv2.add(photo, spread(grain), dtype=cv2.CV_8U), np.uint8)
 
 
 def _blend(one: Pixels, other: Pixels, share: float) -> Pixels:
@@ -336,11 +336,11 @@ def _soften(image: Pixels, sigma: float) -> Pixels:
     return np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _scaled(image: Pixels, gain: NDArray[np.float32]) -> Pixels:
+def scaled(image: Pixels, gain: NDArray[np.float32]) -> Pixels:
     """Multiply all channels by a plane, rounded and within the range of bytes: (H, W, 3), (H, W) -> (H, W, 3)."""
-    return np.asarray(cv2.multiply(image, _spread(gain), dtype=cv2.CV_8U), np.uint8)
+    return np.asarray(cv2.multiply(image, spread(gain), dtype=cv2.CV_8U), np.uint8)
 
 
-def _spread(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+def spread(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     """Repeat a plane for three channels, which OpenCV does faster than numpy broadcasts: (H, W) -> (H, W, 3)."""
     return np.asarray(cv2.merge([plane] * 3), np.float32)
