@@ -1,10 +1,10 @@
 """Choose how weights are run, on photos with masks: python benchmarks/calibrate.py MODEL --data DIR.
 
-Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, and with
-several offsets taken from the logits and several factors on what is left: the logits of an undertrained network are
-small, so that its masks stay grey (Platt: "Probabilistic outputs for support vector machines", 1999). With --size,
---factor, --offset and --output the choice is written: factor and offset into the last convolution, size, mirror and
-whether photos keep their proportions into the preprocessing.
+Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, whose
+colours may be balanced, and with several offsets taken from the logits and several factors on what is left: the logits
+of an undertrained network are small, so that its masks stay grey (Platt: "Probabilistic outputs for support vector
+machines", 1999). With --size, --factor, --offset, --balance and --output the choice is written: factor and offset into
+the last convolution, size, mirror, balance and whether photos keep their proportions into the preprocessing.
 
 --blend takes a share of other weights, of a training that this one began from, before all else: what is between the two
 can keep what the last training forgot, and score better than either (Wortsman et al., "Robust fine-tuning of zero-shot
@@ -29,7 +29,7 @@ from birefnet.errors import ConfigError
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore
-from birefnet.imaging.preprocess import prepare
+from birefnet.imaging.preprocess import grey_world, mirrored, prepare
 from birefnet.metrics import Conventions, Scorer
 
 _VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
@@ -52,12 +52,13 @@ def blend(network: BiRefNet, other: Path, share: float) -> None:
 
 
 @torch.inference_mode()
-def write_logits(model: BiRefNet, pairs: list[Pair], size: int, folder: Path) -> None:
+def write_logits(model: BiRefNet, pairs: list[Pair], size: int, balance: float, folder: Path) -> None:
     """Write each photo's logits and those of its mirror image, mirrored back: (2, h, w) float32."""
-    spec = replace(model.input_spec, size=(size, size))
+    spec = replace(model.input_spec, size=(size, size), balance=balance)
     for number, pair in enumerate(pairs):
-        image = torch.from_numpy(prepare(read_photo(pair.image).rgb, spec))
-        both = model(torch.stack([image, image.flip(-1)]))
+        images = prepare(read_photo(pair.image).rgb, spec)[None]
+        looks = np.concatenate([images, mirrored(images, grey_world(images, spec), spec)])
+        both = model(torch.from_numpy(looks))
         np.save(folder / f"{number}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
 
 
@@ -74,10 +75,10 @@ def score(pairs: list[Pair], folder: Path, factor: float, offset: float, mirror:
     return {name: values[name] for name in _VALUES}
 
 
-def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[float]:
+def numbers(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[float]:
     """Read numbers, parted by commas."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [] if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"takes numbers, parted by commas, not {text!r}") from None
 
@@ -106,9 +107,15 @@ def numbers_above_zero(context: click.Context, parameter: click.Parameter, text:
 )
 @click.option("--factors", default="1,1.5,2.5", show_default=True, callback=numbers_above_zero, help="Factors to try.")
 @click.option("--offsets", default="0", show_default=True, callback=numbers, help="Offsets to try.")
+@click.option(
+    "--balances",
+    callback=numbers,
+    help="How far to balance the colours of the mirror image, to try.  [default: that of MODEL]",
+)
 @click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
 @click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
 @click.option("--offset", type=float, help="The chosen offset.  [default: 0]")
+@click.option("--balance", type=click.FloatRange(0, 1), help="The chosen balance.  [default: that of MODEL]")
 @click.option("--mirror/--no-mirror", default=None, help="The choice about the mirror image.  [default: that of MODEL]")
 @click.option(
     "--keep-aspect/--no-keep-aspect",
@@ -123,9 +130,11 @@ def main(
     sizes: list[float],
     factors: list[float],
     offsets: list[float],
+    balances: list[float],
     size: int | None,
     factor: float | None,
     offset: float | None,
+    balance: float | None,
     mirror: bool | None,
     keep_aspect: bool | None,
     output: Path | None,
@@ -133,8 +142,10 @@ def main(
     """Score and choose."""
     if data is None and output is None:
         raise click.UsageError("nothing to do: name --data to score, or --output to write what was chosen")
-    if output is None and any(choice is not None for choice in (size, factor, offset, mirror)):
-        raise click.UsageError("--size, --factor, --offset and --mirror are what --output writes: name it, too")
+    if output is None and any(choice is not None for choice in (size, factor, offset, balance, mirror)):
+        raise click.UsageError(
+            "--size, --factor, --offset, --balance and --mirror are what --output writes: name it, too"
+        )
     try:
         network = birefnet.load_model(model).eval()
         if network.config.refiner is not None or network.config.custom:
@@ -144,36 +155,42 @@ def main(
         if keep_aspect is not None:
             network.input_spec = replace(network.input_spec, keep_aspect=keep_aspect)
         if data is not None:
-            tabulate(network, find_pairs(data), [int(side) for side in sizes], factors, offsets)
+            looks = list(itertools.product([int(side) for side in sizes], balances or [network.input_spec.balance]))
+            tabulate(network, find_pairs(data), looks, factors, offsets)
         if output is not None:
             with torch.no_grad():
                 for name, parameter in network.decoder.head.named_parameters():
                     parameter.sub_((offset or 0.0) if name == "bias" else 0.0).mul_(factor or 1.0)
             spec = network.input_spec
             side = (size, size) if size else spec.size
-            network.input_spec = replace(spec, size=side, mirror=spec.mirror if mirror is None else mirror)
+            network.input_spec = replace(
+                spec,
+                size=side,
+                mirror=spec.mirror if mirror is None else mirror,
+                balance=spec.balance if balance is None else balance,
+            )
             birefnet.save_model(network, output)
     except BiRefNetError as error:
         raise click.ClickException(str(error)) from error
 
 
 def tabulate(
-    network: BiRefNet, pairs: list[Pair], sizes: list[int], factors: list[float], offsets: list[float]
+    network: BiRefNet, pairs: list[Pair], looks: list[tuple[int, float]], factors: list[float], offsets: list[float]
 ) -> None:
     """Print the scores of all choices."""
-    click.echo("| size | mirror | factor | offset | " + " | ".join(_VALUES) + " |")
-    click.echo("| --- " * (4 + len(_VALUES)) + "|")
-    for side in sizes:
+    click.echo("| size | balance | mirror | factor | offset | " + " | ".join(_VALUES) + " |")
+    click.echo("| --- " * (5 + len(_VALUES)) + "|")
+    for side, balance in looks:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=context) as pool:
-            write_logits(network, pairs, side, Path(folder))
+            write_logits(network, pairs, side, balance, Path(folder))
             choices = list(itertools.product((False, True), factors, offsets))
             runs = [
                 pool.submit(score, pairs, Path(folder), factor, offset, mirror, network.input_spec.resize)
                 for mirror, factor, offset in choices
             ]
             for (mirror, factor, offset), running in zip(choices, runs, strict=True):
-                cells = [str(side), "yes" if mirror else "no", f"{factor:g}", f"{offset:g}"]
+                cells = [str(side), f"{balance:g}", "yes" if mirror else "no", f"{factor:g}", f"{offset:g}"]
                 cells += [f"{value:.4f}" for value in running.result().values()]
                 click.echo("| " + " | ".join(cells) + " |")
 

@@ -118,7 +118,7 @@ def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
 
     photo = read_photo(file)
     now()
-    images = [prepare(photo.rgb, predictor.spec)]
+    images = prepare(photo.rgb, predictor.spec)[None]
     now()
     alpha = predictor.segment(images)[0, 0]
     now()

@@ -391,6 +391,9 @@ class InputSpec(_Json):
             without antialiasing, and bilinear with aligned corners back.
         mirror: whether the photo's mirror image is looked at as well and the two alphas averaged: twice the time, for
             weights that were chosen with it.
+        balance: how far the colours of the mirror image go towards those of a grey world, from 0 (as they are) to 1:
+            see `birefnet.imaging.preprocess.grey_world`. What only a cast of colour makes look like an object fades
+            then, as the two looks do not see the same colours.
         keep_aspect: whether a photo keeps its proportions: it is then stretched to sides in these with about as
             many pixels as `size` has: see `size_of`.
     """
@@ -400,6 +403,7 @@ class InputSpec(_Json):
     std: tuple[float, float, float] = IMAGENET_STD
     resize: str = "pil_bilinear"
     mirror: bool = False
+    balance: float = 0.0
     keep_aspect: bool = False
 
     def __post_init__(self) -> None:
@@ -412,6 +416,8 @@ class InputSpec(_Json):
         if min(self.std) <= 0:
             raise ConfigError("InputSpec.std must be above 0")
         _check_name("resize policy", self.resize, RESIZES)
+        if not _is_number(self.balance) or not 0 <= self.balance <= 1:
+            raise ConfigError(f"InputSpec.balance must be a number from 0 to 1, not {self.balance!r}")
         for name in ("mirror", "keep_aspect"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"InputSpec.{name} must be true or false, not {getattr(self, name)!r}")

@@ -12,7 +12,7 @@ from birefnet.engines.base import Engine
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import restore, trust, undecided
-from birefnet.imaging.preprocess import prepare, stretch
+from birefnet.imaging.preprocess import grey_world, mirrored, prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
 PATCHES = 4
@@ -83,36 +83,39 @@ class Predictor:
             alike.setdefault(self.spec.size_of(*photo.rgb.shape[:2]), []).append(index)
         mattes = {}
         for size, indices in alike.items():
-            alphas = self.segment([prepare(photos[index].rgb, self.spec, size) for index in indices])
-            for index, alpha in zip(indices, alphas, strict=True):
-                mattes[index] = self._matte(photos[index], alpha[0], refine)
+            images = np.stack([prepare(photos[index].rgb, self.spec, size) for index in indices])
+            gains = grey_world(images, self.spec)
+            for index, alpha, colours in zip(indices, self.segment(images, gains), gains, strict=True):
+                mattes[index] = self._matte(photos[index], alpha[0], colours, refine)
         return [mattes[index] for index in range(len(photos))]
 
-    def segment(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def segment(self, images: NDArray[np.float32], gains: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Find the foreground of images that are prepared already, mirrored as well where `mirror` says so.
 
         Args:
-            images: N times (3, height, width), of one size, as `birefnet.imaging.preprocess.prepare` makes them.
+            images: (N, 3, height, width), each as `birefnet.imaging.preprocess.prepare` makes it.
+            gains: (N, 3), what the mirror images' red, green and blue are multiplied by; by default their own
+                `birefnet.imaging.preprocess.grey_world`.
 
         Returns:
             Alpha at the size of the images, (N, 1, height, width).
         """
-        batch = np.stack(images)
-        alphas = self.engine(batch)
+        alphas = self.engine(images)
         if self.mirror:
             # A second run, as a batch twice as large would take twice the memory.
-            mirrored = self.engine(np.ascontiguousarray(batch[..., ::-1]))
-            alphas = np.float32(0.5) * (alphas + mirrored[..., ::-1])
+            gains = grey_world(images, self.spec) if gains is None else gains
+            second = self.engine(mirrored(images, gains, self.spec))
+            alphas = np.float32(0.5) * (alphas + second[..., ::-1])
         return alphas
 
-    def _matte(self, photo: Photo, coarse: Alpha, refine: bool) -> Matte:
+    def _matte(self, photo: Photo, coarse: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:
         height, width, _ = photo.rgb.shape
         alpha = restore(coarse, (height, width), self.spec.resize)
         if refine:
-            self._refine(photo.rgb, coarse, alpha)
+            self._refine(photo.rgb, coarse, alpha, gains)
         return Matte(photo, alpha if photo.opacity is None else alpha * photo.opacity)
 
-    def _refine(self, rgb: RgbImage, coarse: Alpha, alpha: Alpha) -> None:
+    def _refine(self, rgb: RgbImage, coarse: Alpha, alpha: Alpha, gains: NDArray[np.float32]) -> None:
         """Look closer and closer at what is undecided, down to the photo's own pixels, and improve `alpha` in place.
 
         Each look about halves the part of the photo that the network sees at once, so that it is never far from what
@@ -125,16 +128,24 @@ class Predictor:
             return
         finer = coarse
         for size in sizes:
-            finer = self._look(rgb, finer, size, network)
+            finer = self._look(rgb, finer, size, network, gains)
         weight = _enlarge(band, (height, width))
         for top in range(0, height, _STRIP):
             part = alpha[top : top + _STRIP]
             part += weight[top : top + _STRIP] * (finer[top : top + _STRIP] - part)
             part.clip(0, 1, out=part)
 
-    def _look(self, rgb: RgbImage, coarse: Alpha, size: tuple[int, int], network: tuple[int, int]) -> Alpha:
+    def _look(
+        self,
+        rgb: RgbImage,
+        coarse: Alpha,
+        size: tuple[int, int],
+        network: tuple[int, int],
+        gains: NDArray[np.float32],
+    ) -> Alpha:
         """Find what is undecided again, in patches as large as the network's input of the photo scaled to `size`.
 
+        The mirror images of all patches have the whole photo's gains: a patch alone says nothing of the light.
         (h, w) -> `size`.
         """
         band = undecided(coarse)
@@ -148,7 +159,8 @@ class Predictor:
         for start in range(0, len(windows), PATCHES):
             batch = windows[start : start + PATCHES]
             images = [prepare(np.ascontiguousarray(photo[window.part]), self.spec, network) for window in batch]
-            for window, alpha in zip(batch, self.segment(images), strict=True):
+            looked = self.segment(np.stack(images), np.broadcast_to(gains, (len(batch), 3)))
+            for window, alpha in zip(batch, looked, strict=True):
                 part, context = after[window.part], before[window.part]
                 patch = restore(alpha[0], context.shape, self.spec.resize)
                 share = weight[window.part] * taper(window, size, margin) * trust(patch, context, pitch)

@@ -23,6 +23,7 @@ import birefnet
 from birefnet.data.pairs import find_pairs
 from birefnet.errors import BiRefNetError, ConfigError, DataError
 from birefnet.imaging.masks import read_map
+from birefnet.imaging.preprocess import grey_world, mirrored
 from birefnet.metrics import Conventions, Scorer
 from birefnet.training.folder import read_recipe
 from birefnet.training.log import Line, read_log, training_lines, validation_lines
@@ -254,19 +255,23 @@ def test_weights_that_look_at_the_mirror_image_are_validated_so(
         for sample in measured.samples:
             image = torch.from_numpy(((sample.photo / np.float32(255) - mean) / std).transpose(2, 0, 1)[None])
             with torch.no_grad(), session.weights_to_keep():
-                alone, mirrored = session.model(image).sigmoid(), session.model(image.flip(-1)).sigmoid().flip(-1)
-            both = (alone + mirrored) / 2
+                gains = grey_world(image.numpy(), session.input_spec)
+                second = torch.from_numpy(mirrored(image.numpy(), gains, session.input_spec))
+                alone, other = session.model(image).sigmoid(), session.model(second).sigmoid().flip(-1)
+            both = (alone + other) / 2
             distances.append([np.abs(alpha[0, 0].numpy() * 255 - sample.prediction).max() for alpha in (both, alone)])
         session.model.train()
         return measured
 
     monkeypatch.setattr(Validator, "measure", measure)
     plan = make_plan(Asked("nano", changes=CHANGES), CHOICE)
-    plan = replace(plan, input_spec=replace(plan.input_spec, mirror=True))
+    plan = replace(plan, input_spec=replace(plan.input_spec, mirror=True, balance=0.5))
     assert train(plan, tmp_path / "run", options) == "finished"
     assert max(both for both, _ in distances) < 0.51
     assert max(alone for _, alone in distances) > 1
-    assert birefnet.load_model(tmp_path / "run" / "model.safetensors").input_spec.mirror
+    spec = birefnet.load_model(tmp_path / "run" / "model.safetensors").input_spec
+    assert spec.mirror
+    assert spec.balance == 0.5
 
 
 def test_accumulated_parts_make_the_same_gradient(tmp_path: Path, options: Options) -> None:

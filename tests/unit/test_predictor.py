@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from birefnet.config import InputSpec
+from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
 from birefnet.imaging.io import Photo
@@ -85,6 +85,61 @@ def test_mirrored_looks_are_averaged() -> None:
     assert len(engine.shapes) - shapes > 2
     mirrored.mirror = False
     assert np.array_equal(mirrored.predict(rgb).alpha, alone)
+
+
+class Redness(FakeEngine):
+    """The share of red in the colour of each pixel."""
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        super().__call__(images)
+        colours = images * np.float32(IMAGENET_STD)[:, None, None] + np.float32(IMAGENET_MEAN)[:, None, None]
+        share: NDArray[np.float32] = colours[:, :1] / colours.sum(1, keepdims=True).clip(1e-3)
+        return share
+
+
+def test_the_mirror_image_may_be_seen_in_balanced_colours() -> None:
+    rgb = np.full((64, 64, 3), (120, 60, 30), np.uint8)  # all channels at half of what they sum to, and less
+    engine = Redness()
+    shares = {}
+    for balance in (0.0, 0.5, 1.0):
+        looked = Predictor(engine, InputSpec(size=(64, 64), mirror=True, balance=balance))
+        shares[balance] = float(looked.predict(rgb).alpha.mean())
+        looked.mirror = False
+        assert looked.predict(rgb).alpha.mean() == pytest.approx(120 / 210, abs=1e-4)
+    assert shares[0.0] == pytest.approx(120 / 210, abs=1e-4)
+    assert shares[1.0] == pytest.approx((120 / 210 + 1 / 3) / 2, abs=1e-4)
+    assert shares[1.0] < shares[0.5] < shares[0.0]
+
+
+def test_photos_in_one_run_are_balanced_each_for_itself() -> None:
+    photos = [np.full((64, 64, 3), colour, np.uint8) for colour in ((120, 60, 30), (30, 60, 120), (9, 9, 9))]
+    looked = Predictor(Redness(), InputSpec(size=(64, 64), mirror=True, balance=1.0))
+    for photo, matte in zip(photos, looked.predict_many(photos), strict=True):
+        assert np.array_equal(matte.alpha, looked.predict(photo).alpha)
+
+
+def test_closer_looks_have_the_colours_of_the_whole_photo() -> None:
+    # A grey object on red: in a patch of the object alone nothing is out of balance.
+    rgb = np.full((512, 512, 3), (200, 50, 50), np.uint8)
+    rgb[128:384, 128:384] = 100
+    seen = []
+
+    class Watching(Constant):
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            seen.append(images)
+            return super().__call__(images)
+
+    Predictor(Watching(0.5), InputSpec(size=(64, 64), mirror=True, balance=1.0), refine=True).predict(rgb)
+    assert len(seen) > 4
+
+    def levels(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return images * np.float32(IMAGENET_STD)[:, None, None] + np.float32(IMAGENET_MEAN)[:, None, None]
+
+    means = levels(seen[0])[0].mean((1, 2))
+    gains = (means.mean() / means)[:, None, None]
+    for look, second in zip(seen[::2], seen[1::2], strict=True):
+        wanted = (levels(look)[..., ::-1] * gains).clip(0, 1)
+        assert np.abs(levels(second) - wanted).max() < 1e-5
 
 
 def test_photos_keep_their_proportions_where_they_are_to() -> None:

@@ -100,11 +100,12 @@ def shown_input(facts: dict[str, Any]) -> str:
 def shown_saved(spec: InputSpec) -> str:
     """How a file wants photos prepared."""
     height, width = spec.size
-    return f"{height} x {width}, {spec.resize}" + _habits(mirror=spec.mirror, keep_aspect=spec.keep_aspect)
+    return f"{height} x {width}, {spec.resize}" + _habits(spec)
 
 
-def _habits(*, mirror: bool, keep_aspect: bool) -> str:
-    return ", proportions kept" * keep_aspect + ", mirrored as well" * mirror
+def _habits(spec: InputSpec) -> str:
+    colours = f" with {spec.balance:.0%} of a grey world's colours" if spec.balance else ""
+    return ", proportions kept" * spec.keep_aspect + f", mirrored as well{colours}" * spec.mirror
 
 
 def shown_size(size_bytes: int | None) -> str:
@@ -197,7 +198,7 @@ def printable(facts: dict[str, Any]) -> dict[str, Any]:
         "also called": ", ".join(facts.get("aliases", ())),
         "backbone": facts["backbone"],
         "input": f"{shown_input(facts)}, mean {spec['mean']}, std {spec['std']}, {spec['resize']}"
-        + _habits(mirror=spec["mirror"], keep_aspect=spec["keep_aspect"]),
+        + _habits(InputSpec.from_dict(spec)),
         "licence": facts["licence"] + "; " * bool(facts.get("licence_note")) + facts.get("licence_note", ""),
         "commercial use": commercial,
         "gated": "yes: log in and accept the terms on its page first" if facts["gated"] else "",

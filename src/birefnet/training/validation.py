@@ -12,6 +12,7 @@ from birefnet.data.looks import resize
 from birefnet.data.pairs import Pair
 from birefnet.data.photos import Photos
 from birefnet.imaging.masks import read_map, resize_map
+from birefnet.imaging.preprocess import grey_world, mirrored
 from birefnet.losses import training_losses
 from birefnet.metrics import Conventions, Reading, Scorer
 from birefnet.metrics import Pair as Compared
@@ -112,8 +113,10 @@ class Validator:
             logits = session.model(images.contiguous(memory_format=torch.channels_last)).float()
             alphas = logits.sigmoid()
             if session.input_spec.mirror:  # as these weights will be used
-                mirrored = session.model(images.flip(-1).contiguous(memory_format=torch.channels_last))
-                alphas = (alphas + mirrored.float().sigmoid().flip(-1)) / 2
+                photos, spec = images.float().cpu().numpy(), session.input_spec
+                second = torch.from_numpy(mirrored(photos, grey_world(photos, spec), spec)).to(images)
+                looked = session.model(second.contiguous(memory_format=torch.channels_last))
+                alphas = (alphas + looked.float().sigmoid().flip(-1)) / 2
         levels = (alphas * 255).round().byte().cpu().numpy()[:, 0]
         found = []
         for row, index in enumerate(indices):

@@ -71,6 +71,9 @@ def test_impossible_models_are_refused_in_one_line(values: dict[str, object]) ->
         {"std": (1.0, 0.0, 1.0)},
         {"resize": "nearest"},
         {"mirror": 1},
+        {"balance": -0.1},
+        {"balance": 1.5},
+        {"balance": True},
         {"keep_aspect": "yes"},
     ],
 )

@@ -13,7 +13,7 @@ from birefnet.engines.testing import FakeEngine
 from birefnet.errors import ImageError, OutputError
 from birefnet.imaging.io import read_photo, write_image
 from birefnet.imaging.postprocess import restore
-from birefnet.imaging.preprocess import prepare
+from birefnet.imaging.preprocess import grey_world, mirrored, prepare
 from birefnet.predictor import Predictor
 
 
@@ -224,6 +224,60 @@ def test_preparation_stretches_and_normalises() -> None:
     assert x.dtype == np.float32
     expected = (np.array([0, 128, 255]) / 255 - spec.mean) / spec.std
     np.testing.assert_allclose(x, np.broadcast_to(expected[:, None, None], x.shape), rtol=1e-5)
+
+
+def test_a_grey_world_has_no_cast_of_colour(astronaut: Path) -> None:
+    def means(images: np.ndarray, spec: InputSpec) -> np.ndarray:
+        return images[0].mean((1, 2)) * np.array(spec.std) + np.array(spec.mean)
+
+    rgb = np.rint(read_photo(astronaut).rgb * np.array([0.8, 0.6, 0.3])).astype(np.uint8)  # under a warm lamp
+    left_as_it_is, half, whole = (InputSpec(size=(96, 64), balance=balance) for balance in (0, 0.5, 1))
+    images = prepare(rgb, whole)[None]
+    assert np.array_equal(grey_world(images, left_as_it_is), np.ones((1, 3)))
+    assert np.array_equal(mirrored(images, grey_world(images, left_as_it_is), whole), images[..., ::-1])
+
+    cast = means(images, whole)
+    gains = grey_world(images, whole)
+    assert gains.shape == (1, 3)
+    assert gains.dtype == np.float32
+    assert gains[0] == pytest.approx(cast.mean() / cast, rel=1e-4)
+    assert grey_world(images, half) == pytest.approx(np.sqrt(gains), rel=1e-4)
+
+    looked = mirrored(images, gains, whole)
+    assert looked.shape == images.shape
+    assert looked.dtype == np.float32
+    assert looked.flags.c_contiguous
+    levels = looked[0].transpose(1, 2, 0) * np.array(whole.std) + np.array(whole.mean)
+    assert levels.min() >= -1e-6
+    assert levels.max() <= 1 + 1e-6
+    # Nearly grey: what would be brighter than white is cut off.
+    balanced = means(looked, whole)
+    assert np.ptp(balanced) < 0.2 * np.ptp(cast)
+    dark = np.abs(levels - 0.5).max(-1) < 0.4
+    expected = (images[0, :, :, ::-1].transpose(1, 2, 0) * whole.std + whole.mean) * gains[0]
+    assert np.abs(levels - expected)[dark].max() < 1e-5
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 1)])
+def test_photos_of_one_colour_have_gains_too(colour: tuple[int, int, int]) -> None:
+    spec = InputSpec(size=(32, 32), balance=1)
+    images = prepare(np.full((40, 50, 3), colour, np.uint8), spec)[None]
+    gains = grey_world(images, spec)
+    assert np.isfinite(gains).all()
+    assert (gains > 0).all()
+    if len(set(colour)) == 1:
+        assert gains == pytest.approx(np.ones((1, 3)), abs=1e-4)
+    assert np.isfinite(mirrored(images, gains, spec)).all()
+
+
+def test_each_photo_of_a_batch_has_gains_of_its_own() -> None:
+    spec = InputSpec(size=(32, 32), balance=0.7)
+    photos = [np.full((32, 32, 3), colour, np.uint8) for colour in ((200, 100, 50), (90, 90, 90), (30, 60, 120))]
+    images = np.stack([prepare(photo, spec) for photo in photos])
+    together = mirrored(images, grey_world(images, spec), spec)
+    for index in range(3):
+        one = images[index : index + 1]
+        assert np.array_equal(together[index : index + 1], mirrored(one, grey_world(one, spec), spec))
 
 
 def test_preparation_is_antialiased_bilinear(astronaut: Path) -> None:
