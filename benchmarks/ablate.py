@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, str]] = {
     "structures: 0": {"data.composition.structures": "0"},
     "structures: 0.1": {"data.composition.structures": "0.1"},
     "lights: 0.15": {"data.composition.lights": "0.15"},
+    "tint: 0.3": {"data.augmentation.tint": "0.3"},
     "scenes: 0.15": {"data.composition.scenes": "0.15"},
     "slender: 0.35 of paste: 0.15": {"data.composition.paste": "0.15", "data.composition.slender": "0.35"},
     "SSIM: 0": {"loss.pixel.ssim": "0"},
