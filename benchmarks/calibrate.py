@@ -67,9 +67,10 @@ def score(pairs: list[Pair], folder: Path, factor: float, offset: float, mirror:
     scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
     for number, pair in enumerate(pairs):
         logits = np.load(folder / f"{number}.npy")
-        looks = 1 / (1 + np.exp(-factor * ((logits if mirror else logits[:1]) - offset)))
+        joined = logits.mean(0) if mirror else logits[0]
         truth = read_map(pair.mask).levels
-        alpha = restore(looks.mean(0).astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
+        coarse = 1 / (1 + np.exp(-factor * (joined - offset)))
+        alpha = restore(coarse.astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()
     return {name: values[name] for name in _VALUES}

@@ -389,8 +389,8 @@ class InputSpec(_Json):
         resize: how sizes are changed on the way in and back. "pil_bilinear" is that of the demos and model cards:
             Pillow's antialiased bilinear, and bicubic back. "cv2_linear" is that of the paper's tables: bilinear
             without antialiasing, and bilinear with aligned corners back.
-        mirror: whether the photo's mirror image is looked at as well and the two alphas averaged: twice the time, for
-            weights that were chosen with it.
+        mirror: whether the photo's mirror image is looked at as well and the two joined (`imaging.postprocess.join`):
+            twice the time, for weights that were chosen with it.
         balance: how far the colours of the mirror image go towards those of a grey world, from 0 (as they are) to 1:
             see `birefnet.imaging.preprocess.grey_world`. What only a cast of colour makes look like an object fades
             then, as the two looks do not see the same colours.

@@ -64,7 +64,7 @@ def load(
         size: side, or height and width, of the network's input, multiples of 32; by default what the weights were
             trained for.
         refine: take closer looks at photos that are larger than the input, as of `Predictor.predict`.
-        mirror: look at the mirror image as well and average the two alphas, which takes twice the time; by default what
+        mirror: look at the mirror image as well and join the two alphas, which takes twice the time; by default what
             the weights were chosen with.
         keep_aspect: keep the proportions of photos, whose input then has as many pixels as a square of that size; by
             default what the weights were trained with, and no where `size` is a height and a width.

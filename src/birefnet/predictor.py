@@ -11,7 +11,7 @@ from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
-from birefnet.imaging.postprocess import restore, trust, undecided
+from birefnet.imaging.postprocess import join, restore, trust, undecided
 from birefnet.imaging.preprocess import grey_world, mirrored, prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
@@ -35,7 +35,7 @@ class Predictor:
         engine: what runs the network.
         spec: how its weights want photos prepared.
         refine: whether photos larger than the input get a closer look, unless a call says otherwise.
-        mirror: whether each look is taken at the mirror image as well and the two averaged, which takes twice the time
+        mirror: whether each look is taken at the mirror image as well and the two joined, which takes twice the time
             and steadies a small network; what the spec says, unless it is set.
     """
 
@@ -105,7 +105,7 @@ class Predictor:
             # A second run, as a batch twice as large would take twice the memory.
             gains = grey_world(images, self.spec) if gains is None else gains
             second = self.engine(mirrored(images, gains, self.spec))
-            alphas = np.float32(0.5) * (alphas + second[..., ::-1])
+            alphas = join(alphas, second[..., ::-1])
         return alphas
 
     def _matte(self, photo: Photo, coarse: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:

@@ -257,8 +257,9 @@ def test_weights_that_look_at_the_mirror_image_are_validated_so(
             with torch.no_grad(), session.weights_to_keep():
                 gains = grey_world(image.numpy(), session.input_spec)
                 second = torch.from_numpy(mirrored(image.numpy(), gains, session.input_spec))
-                alone, other = session.model(image).sigmoid(), session.model(second).sigmoid().flip(-1)
-            both = (alone + other) / 2
+                logits = session.model(image)
+                both = ((logits + session.model(second).flip(-1)) / 2).sigmoid()
+            alone = logits.sigmoid()
             distances.append([np.abs(alpha[0, 0].numpy() * 255 - sample.prediction).max() for alpha in (both, alone)])
         session.model.train()
         return measured

@@ -12,7 +12,7 @@ from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
 from birefnet.imaging.io import Photo
-from birefnet.imaging.postprocess import trust, undecided
+from birefnet.imaging.postprocess import join, trust, undecided
 from birefnet.predictor import PATCHES, Predictor, looks
 
 WHITE = (255, 255, 255)
@@ -64,7 +64,7 @@ def drawing(height: int = 2000, width: int = 3000) -> NDArray[np.uint8]:
     return rgb
 
 
-def test_mirrored_looks_are_averaged() -> None:
+def test_mirrored_looks_are_joined() -> None:
     rgb = np.full((64, 64, 3), 255, np.uint8)
     rgb[:16] = 0
     engine = Sloping()
@@ -75,7 +75,7 @@ def test_mirrored_looks_are_averaged() -> None:
     mirrored = Predictor(engine, InputSpec(size=(64, 64), mirror=True))
     assert mirrored.mirror
     both = mirrored.predict(rgb).alpha
-    assert np.array_equal(both, (alone + alone[:, ::-1]) / 2)
+    assert np.array_equal(both, join(alone, alone[:, ::-1]))
     assert both[32, 8] == both[32, 56] == 0.5
     # Looks at patches too, here of a photo four times as large.
     large = np.kron(rgb, np.ones((4, 4, 1), np.uint8))
@@ -107,7 +107,7 @@ def test_the_mirror_image_may_be_seen_in_balanced_colours() -> None:
         looked.mirror = False
         assert looked.predict(rgb).alpha.mean() == pytest.approx(120 / 210, abs=1e-4)
     assert shares[0.0] == pytest.approx(120 / 210, abs=1e-4)
-    assert shares[1.0] == pytest.approx((120 / 210 + 1 / 3) / 2, abs=1e-4)
+    assert shares[1.0] == pytest.approx(1 / (1 + np.sqrt(90 / 120 * 2)), abs=1e-4)  # odds of 4 to 3 and of 1 to 2
     assert shares[1.0] < shares[0.5] < shares[0.0]
 
 

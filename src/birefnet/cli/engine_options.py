@@ -40,7 +40,7 @@ def engine_options(command: _Command) -> _Command:
         click.option(
             "--mirror/--no-mirror",
             default=None,
-            help="Look at the mirror image as well and average the two.  [default: as the model says]",
+            help="Look at the mirror image as well and join the two.  [default: as the model says]",
         ),
         click.option(
             "--keep-aspect/--no-keep-aspect",

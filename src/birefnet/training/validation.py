@@ -116,7 +116,7 @@ class Validator:
                 photos, spec = images.float().cpu().numpy(), session.input_spec
                 second = torch.from_numpy(mirrored(photos, grey_world(photos, spec), spec)).to(images)
                 looked = session.model(second.contiguous(memory_format=torch.channels_last))
-                alphas = (alphas + looked.float().sigmoid().flip(-1)) / 2
+                alphas = ((logits + looked.float().flip(-1)) / 2).sigmoid()
         levels = (alphas * 255).round().byte().cpu().numpy()[:, 0]
         found = []
         for row, index in enumerate(indices):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from birefnet.imaging.postprocess import restore
+from birefnet.imaging.postprocess import join, restore
 
 SIZES = [(300, 401), (100, 75), (64, 96), (64, 150), (1, 1), (300, 2), (1, 500)]
 
@@ -40,3 +40,16 @@ def test_the_networks_output_is_left_as_it_is() -> None:
     restored = restore(alpha, (8, 8))
     assert (restored.min(), restored.max()) == (0, 1)
     assert np.array_equal(alpha, before)
+
+
+def test_two_looks_are_joined_by_the_mean_of_their_logits() -> None:
+    levels = np.linspace(0.001, 0.999, 97, dtype=np.float32)
+    first, second = np.meshgrid(levels, levels)
+    joined = join(first, second)
+    assert joined.dtype == np.float32
+    logits = (np.log(first / (1 - first)) + np.log(second / (1 - second))) / 2
+    assert np.abs(joined - 1 / (1 + np.exp(-logits))).max() < 1e-5
+    # To the last bit where both are sure, and neither one nor the other where they contradict.
+    sure, unsure = np.float32([0, 1, 0, 1]), np.float32([0, 1, 1, 0])
+    assert join(sure, unsure).tolist() == [0, 1, 0.5, 0.5]
+    assert join(np.float32([1]), np.float32([0.3]))[0] > 0.999
