@@ -98,7 +98,7 @@ class Redness(FakeEngine):
 
 
 def test_the_mirror_image_may_be_seen_in_balanced_colours() -> None:
-    rgb = np.full((64, 64, 3), (120, 60, 30), np.uint8)  # all channels at half of what they sum to, and less
+    rgb = np.full((64, 64, 3), (120, 60, 30), np.uint8)
     engine = Redness()
     shares = {}
     for balance in (0.0, 0.5, 1.0):
