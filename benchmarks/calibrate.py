@@ -3,8 +3,9 @@
 Scores DIR (foreground above 127) with the network's input at several sizes, with and without the mirror image, whose
 colours may be balanced, and with several offsets taken from the logits and several factors on what is left: the logits
 of an undertrained network are small, so that its masks stay grey (Platt: "Probabilistic outputs for support vector
-machines", 1999). With --size, --factor, --offset, --balance and --output the choice is written: factor and offset into
-the last convolution, size, mirror, balance and whether photos keep their proportions into the preprocessing.
+machines", 1999), and with several weights of the CRF that lets pixels that look alike agree. With --size, --factor,
+--offset, --balance, --crf and --output the choice is written: factor and offset into the last convolution, all else and
+whether photos keep their proportions into the preprocessing.
 
 --blend takes a share of other weights, of a training that this one began from, before all else: what is between the two
 can keep what the last training forgot, and score better than either (Wortsman et al., "Robust fine-tuning of zero-shot
@@ -24,12 +25,14 @@ import torch
 
 import birefnet
 from birefnet import BiRefNet, BiRefNetError
+from birefnet.config import MAX_CRF
 from birefnet.data.pairs import Pair, find_pairs
 from birefnet.errors import ConfigError
+from birefnet.imaging.crf import settle
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore
-from birefnet.imaging.preprocess import grey_world, mirrored, prepare
+from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare
 from birefnet.metrics import Conventions, Scorer
 
 _VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
@@ -53,24 +56,28 @@ def blend(network: BiRefNet, other: Path, share: float) -> None:
 
 @torch.inference_mode()
 def write_logits(model: BiRefNet, pairs: list[Pair], size: int, balance: float, folder: Path) -> None:
-    """Write each photo's logits and those of its mirror image, mirrored back: (2, h, w) float32."""
+    """Write each photo's logits and those of its mirror image, mirrored back, and the pixels: (5, h, w) float32."""
     spec = replace(model.input_spec, size=(size, size), balance=balance)
     for number, pair in enumerate(pairs):
         images = prepare(read_photo(pair.image).rgb, spec)[None]
         looks = np.concatenate([images, mirrored(images, grey_world(images, spec), spec)])
-        both = model(torch.from_numpy(looks))
-        np.save(folder / f"{number}.npy", torch.cat([both[0], both[1].flip(-1)]).float().numpy())
+        both = model(torch.from_numpy(looks)).float().numpy()
+        np.save(folder / f"{number}.npy", np.concatenate([both[0], both[1, ..., ::-1], denormalised(images, spec)[0]]))
 
 
-def score(pairs: list[Pair], folder: Path, factor: float, offset: float, mirror: bool, resize: str) -> dict[str, float]:
+def score(
+    pairs: list[Pair], folder: Path, factor: float, offset: float, crf: float, mirror: bool, resize: str
+) -> dict[str, float]:
     """Score what the logits give."""
     scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
     for number, pair in enumerate(pairs):
-        logits = np.load(folder / f"{number}.npy")
+        logits, colours = np.split(np.load(folder / f"{number}.npy"), [2])
         joined = logits.mean(0) if mirror else logits[0]
         truth = read_map(pair.mask).levels
-        coarse = 1 / (1 + np.exp(-factor * (joined - offset)))
-        alpha = restore(coarse.astype(np.float32), (truth.shape[0], truth.shape[1]), resize)
+        coarse = np.float32(1) / (1 + np.exp(-np.float32(factor) * (joined - np.float32(offset))))
+        if crf:
+            coarse = settle(coarse[None], colours[None], crf)[0]
+        alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()
     return {name: values[name] for name in _VALUES}
@@ -82,6 +89,14 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str | No
         return [] if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"takes numbers, parted by commas, not {text!r}") from None
+
+
+def weights(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float]:
+    """Read numbers from 0 to the most that a CRF weighs, parted by commas."""
+    found = numbers(context, parameter, text)
+    if not all(0 <= weight <= MAX_CRF for weight in found):
+        raise click.BadParameter(f"takes numbers from 0 to {MAX_CRF:g}, parted by commas, not {text!r}")
+    return found
 
 
 def numbers_above_zero(context: click.Context, parameter: click.Parameter, text: str) -> list[float]:
@@ -113,10 +128,12 @@ def numbers_above_zero(context: click.Context, parameter: click.Parameter, text:
     callback=numbers,
     help="How far to balance the colours of the mirror image, to try.  [default: that of MODEL]",
 )
+@click.option("--crfs", callback=weights, help="Weights of the CRF to try.  [default: that of MODEL]")
 @click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
 @click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
 @click.option("--offset", type=float, help="The chosen offset.  [default: 0]")
 @click.option("--balance", type=click.FloatRange(0, 1), help="The chosen balance.  [default: that of MODEL]")
+@click.option("--crf", type=click.FloatRange(0, MAX_CRF), help="The chosen weight.  [default: that of MODEL]")
 @click.option("--mirror/--no-mirror", default=None, help="The choice about the mirror image.  [default: that of MODEL]")
 @click.option(
     "--keep-aspect/--no-keep-aspect",
@@ -132,10 +149,12 @@ def main(
     factors: list[float],
     offsets: list[float],
     balances: list[float],
+    crfs: list[float],
     size: int | None,
     factor: float | None,
     offset: float | None,
     balance: float | None,
+    crf: float | None,
     mirror: bool | None,
     keep_aspect: bool | None,
     output: Path | None,
@@ -143,9 +162,9 @@ def main(
     """Score and choose."""
     if data is None and output is None:
         raise click.UsageError("nothing to do: name --data to score, or --output to write what was chosen")
-    if output is None and any(choice is not None for choice in (size, factor, offset, balance, mirror)):
+    if output is None and any(choice is not None for choice in (size, factor, offset, balance, crf, mirror)):
         raise click.UsageError(
-            "--size, --factor, --offset, --balance and --mirror are what --output writes: name it, too"
+            "--size, --factor, --offset, --balance, --crf and --mirror are what --output writes: name it, too"
         )
     try:
         network = birefnet.load_model(model).eval()
@@ -157,7 +176,8 @@ def main(
             network.input_spec = replace(network.input_spec, keep_aspect=keep_aspect)
         if data is not None:
             looks = list(itertools.product([int(side) for side in sizes], balances or [network.input_spec.balance]))
-            tabulate(network, find_pairs(data), looks, factors, offsets)
+            choices = list(itertools.product((False, True), factors, offsets, crfs or [network.input_spec.crf]))
+            tabulate(network, find_pairs(data), looks, choices)
         if output is not None:
             with torch.no_grad():
                 for name, parameter in network.decoder.head.named_parameters():
@@ -169,6 +189,7 @@ def main(
                 size=side,
                 mirror=spec.mirror if mirror is None else mirror,
                 balance=spec.balance if balance is None else balance,
+                crf=spec.crf if crf is None else crf,
             )
             birefnet.save_model(network, output)
     except BiRefNetError as error:
@@ -176,22 +197,24 @@ def main(
 
 
 def tabulate(
-    network: BiRefNet, pairs: list[Pair], looks: list[tuple[int, float]], factors: list[float], offsets: list[float]
+    network: BiRefNet,
+    pairs: list[Pair],
+    looks: list[tuple[int, float]],
+    choices: list[tuple[bool, float, float, float]],
 ) -> None:
-    """Print the scores of all choices."""
-    click.echo("| size | balance | mirror | factor | offset | " + " | ".join(_VALUES) + " |")
-    click.echo("| --- " * (5 + len(_VALUES)) + "|")
+    """Print the scores of all choices: sizes and balances, and of each mirror, factor, offset and weight of the CRF."""
+    click.echo("| size | balance | mirror | factor | offset | CRF | " + " | ".join(_VALUES) + " |")
+    click.echo("| --- " * (6 + len(_VALUES)) + "|")
     for side, balance in looks:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=context) as pool:
             write_logits(network, pairs, side, balance, Path(folder))
-            choices = list(itertools.product((False, True), factors, offsets))
             runs = [
-                pool.submit(score, pairs, Path(folder), factor, offset, mirror, network.input_spec.resize)
-                for mirror, factor, offset in choices
+                pool.submit(score, pairs, Path(folder), factor, offset, crf, mirror, network.input_spec.resize)
+                for mirror, factor, offset, crf in choices
             ]
-            for (mirror, factor, offset), running in zip(choices, runs, strict=True):
-                cells = [str(side), f"{balance:g}", "yes" if mirror else "no", f"{factor:g}", f"{offset:g}"]
+            for (mirror, *others), running in zip(choices, runs, strict=True):
+                cells = [str(side), f"{balance:g}", "yes" if mirror else "no", *(f"{value:g}" for value in others)]
                 cells += [f"{value:.4f}" for value in running.result().values()]
                 click.echo("| " + " | ".join(cells) + " |")
 

@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_CHANNELS = 2**16
 MAX_SIDE = 2**15
 
+MAX_CRF = 100.0
+"""The most that a CRF may move logits: far beyond what leaves anything undecided."""
+
 MAX_ASPECT = 3.0
 """The most that one side of an input that keeps proportions has of the other: longer photos are squeezed to that."""
 
@@ -394,6 +397,8 @@ class InputSpec(_Json):
         balance: how far the colours of the mirror image go towards those of a grey world, from 0 (as they are) to 1:
             see `birefnet.imaging.preprocess.grey_world`. What only a cast of colour makes look like an object fades
             then, as the two looks do not see the same colours.
+        crf: how far the network's logits may be moved so that pixels which look alike and lie near each other agree, at
+            the size of its input; 0 for not at all: see `birefnet.imaging.crf.settle`.
         keep_aspect: whether a photo keeps its proportions: it is then stretched to sides in these with about as
             many pixels as `size` has: see `size_of`.
     """
@@ -404,6 +409,7 @@ class InputSpec(_Json):
     resize: str = "pil_bilinear"
     mirror: bool = False
     balance: float = 0.0
+    crf: float = 0.0
     keep_aspect: bool = False
 
     def __post_init__(self) -> None:
@@ -418,6 +424,8 @@ class InputSpec(_Json):
         _check_name("resize policy", self.resize, RESIZES)
         if not _is_number(self.balance) or not 0 <= self.balance <= 1:
             raise ConfigError(f"InputSpec.balance must be a number from 0 to 1, not {self.balance!r}")
+        if not _is_number(self.crf) or not 0 <= self.crf <= MAX_CRF:
+            raise ConfigError(f"InputSpec.crf must be a number from 0 to {MAX_CRF}, not {self.crf!r}")
         for name in ("mirror", "keep_aspect"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"InputSpec.{name} must be true or false, not {getattr(self, name)!r}")

@@ -41,6 +41,7 @@ def load(
     size: int | tuple[int, int] | None = None,
     refine: bool = False,
     mirror: bool | None = None,
+    crf: float | None = None,
     keep_aspect: bool | None = None,
     device: str = "cpu",
     precision: str = "auto",
@@ -66,6 +67,8 @@ def load(
         refine: take closer looks at photos that are larger than the input, as of `Predictor.predict`.
         mirror: look at the mirror image as well and join the two alphas, which takes twice the time; by default what
             the weights were chosen with.
+        crf: let pixels that look alike and lie near each other agree, by as much as their logits may move for it, 0 for
+            not at all; by default what the weights were chosen with.
         keep_aspect: keep the proportions of photos, whose input then has as many pixels as a square of that size; by
             default what the weights were trained with, and no where `size` is a height and a width.
         device: where to run, such as "cpu", "cuda" or "mps" with PyTorch, "cpu" or "gpu" with OpenVINO.
@@ -92,7 +95,7 @@ def load(
         if engine not in ("auto", "torch"):
             raise ConfigError(f"the {engine} engine runs files; export the network first, or choose the torch engine")
         _refuse_others("torch", wishes)
-        return _set(_wrap(model, wishes), size, refine, mirror, keep_aspect)
+        return _set(_wrap(model, wishes), size, refine, mirror, crf, keep_aspect)
     if engine == "auto":
         engine = choose_engine(model, wishes.device, wishes.precision, wishes.max_memory, compiled=wishes.compiled)
     _refuse_others(engine, wishes)
@@ -100,7 +103,7 @@ def load(
         predictor = _torch(model, wishes, revision, accept_licence)
     else:
         predictor = _onnx(model, wishes) if engine == "onnx" else _openvino(model, wishes)
-    return _set(predictor, size, refine, mirror, keep_aspect)
+    return _set(predictor, size, refine, mirror, crf, keep_aspect)
 
 
 def choose_engine(
@@ -151,6 +154,7 @@ def _set(
     size: int | tuple[int, int] | None,
     refine: bool,
     mirror: bool | None,
+    crf: float | None,
     keep_aspect: bool | None,
 ) -> Predictor:
     predictor.refine = refine
@@ -164,6 +168,8 @@ def _set(
             raise ConfigError(f"size {size}: must be a multiple of 32, from 32 to {MAX_SIDE}") from error
     if mirror is not None:
         predictor.mirror = mirror
+    if crf is not None:
+        predictor.spec = replace(predictor.spec, crf=crf)
     if keep_aspect is not None:
         predictor.spec = replace(predictor.spec, keep_aspect=keep_aspect)
     return predictor

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
+from birefnet.imaging.crf import settle
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import join, restore, trust, undecided
-from birefnet.imaging.preprocess import grey_world, mirrored, prepare, stretch
+from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
 PATCHES = 4
@@ -90,7 +91,7 @@ class Predictor:
         return [mattes[index] for index in range(len(photos))]
 
     def segment(self, images: NDArray[np.float32], gains: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Find the foreground of images that are prepared already, mirrored as well where `mirror` says so.
+        """Find the foreground of images that are prepared already, by all that `mirror` and the spec ask for.
 
         Args:
             images: (N, 3, height, width), each as `birefnet.imaging.preprocess.prepare` makes it.
@@ -106,6 +107,8 @@ class Predictor:
             gains = grey_world(images, self.spec) if gains is None else gains
             second = self.engine(mirrored(images, gains, self.spec))
             alphas = join(alphas, second[..., ::-1])
+        if self.spec.crf:
+            alphas = settle(alphas[:, 0], denormalised(images, self.spec), self.spec.crf)[:, None]
         return alphas
 
     def _matte(self, photo: Photo, coarse: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:

@@ -140,6 +140,22 @@ def test_closer_looks_are_those_of_the_predictor(chelsea: Path, tmp_path: Path) 
         assert np.array_equal(np.asarray(mask), np.rint(expected * 255))
 
 
+def test_the_weight_of_the_crf_is_that_of_the_predictor(chelsea: Path, tmp_path: Path) -> None:
+    found = {}
+    for weight in (0, 3):
+        result = cutout(chelsea, "--crf", str(weight), "--kind", "mask", "-o", f"{weight}.png", cwd=tmp_path)
+        assert (result.exit_code, result.stderr) == (0, "")
+        expected = birefnet.load("nano", crf=weight).predict(chelsea).alpha
+        with Image.open(tmp_path / f"{weight}.png") as mask:
+            found[weight] = np.asarray(mask)
+            assert np.array_equal(found[weight], np.rint(expected * 255))
+    half_transparent = {weight: ((mask > 25) & (mask < 230)).mean() for weight, mask in found.items()}
+    assert half_transparent[3] < 0.8 * half_transparent[0]
+    result = cutout(chelsea, "--crf", "-1", cwd=tmp_path)
+    assert result.exit_code == 2
+    assert "--crf" in result.stderr
+
+
 @pytest.mark.parametrize("choice", ["mirror", "keep_aspect"])
 def test_looks_are_those_of_the_predictor(choice: str, chelsea: Path, tmp_path: Path) -> None:
     for wanted in (True, False):

@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 import birefnet
 from birefnet.data.pairs import find_pairs
 from birefnet.errors import BiRefNetError, ConfigError, DataError
+from birefnet.imaging.crf import settle
 from birefnet.imaging.masks import read_map
-from birefnet.imaging.preprocess import grey_world, mirrored
+from birefnet.imaging.preprocess import denormalised, grey_world, mirrored
 from birefnet.metrics import Conventions, Scorer
 from birefnet.training.folder import read_recipe
 from birefnet.training.log import Line, read_log, training_lines, validation_lines
@@ -241,7 +242,7 @@ def test_what_is_not_finite_is_never_the_best(
     assert sum("MAE is not finite" in note for note in listener.notes) == 2
 
 
-def test_weights_that_look_at_the_mirror_image_are_validated_so(
+def test_weights_are_validated_as_they_will_be_used(
     tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from birefnet.training.validation import Measured, Validator
@@ -259,6 +260,8 @@ def test_weights_that_look_at_the_mirror_image_are_validated_so(
                 second = torch.from_numpy(mirrored(image.numpy(), gains, session.input_spec))
                 logits = session.model(image)
                 both = ((logits + session.model(second).flip(-1)) / 2).sigmoid()
+                colours = denormalised(image.numpy(), session.input_spec)
+                both = torch.from_numpy(settle(both[0].numpy(), colours, 2.0)[None])
             alone = logits.sigmoid()
             distances.append([np.abs(alpha[0, 0].numpy() * 255 - sample.prediction).max() for alpha in (both, alone)])
         session.model.train()
@@ -266,13 +269,13 @@ def test_weights_that_look_at_the_mirror_image_are_validated_so(
 
     monkeypatch.setattr(Validator, "measure", measure)
     plan = make_plan(Asked("nano", changes=CHANGES), CHOICE)
-    plan = replace(plan, input_spec=replace(plan.input_spec, mirror=True, balance=0.5))
+    plan = replace(plan, input_spec=replace(plan.input_spec, mirror=True, balance=0.5, crf=2.0))
     assert train(plan, tmp_path / "run", options) == "finished"
     assert max(both for both, _ in distances) < 0.51
     assert max(alone for _, alone in distances) > 1
     spec = birefnet.load_model(tmp_path / "run" / "model.safetensors").input_spec
     assert spec.mirror
-    assert spec.balance == 0.5
+    assert (spec.balance, spec.crf) == (0.5, 2.0)
 
 
 def test_accumulated_parts_make_the_same_gradient(tmp_path: Path, options: Options) -> None:

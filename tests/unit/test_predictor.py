@@ -1,5 +1,6 @@
 """Closer looks at large photos, with engines whose perfect answer is known."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -11,8 +12,10 @@ from PIL import Image
 from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
+from birefnet.imaging.crf import settle
 from birefnet.imaging.io import Photo
 from birefnet.imaging.postprocess import join, trust, undecided
+from birefnet.imaging.preprocess import denormalised, prepare
 from birefnet.predictor import PATCHES, Predictor, looks
 
 WHITE = (255, 255, 255)
@@ -109,6 +112,30 @@ def test_the_mirror_image_may_be_seen_in_balanced_colours() -> None:
     assert shares[0.0] == pytest.approx(120 / 210, abs=1e-4)
     assert shares[1.0] == pytest.approx(1 / (1 + np.sqrt(90 / 120 * 2)), abs=1e-4)  # odds of 4 to 3 and of 1 to 2
     assert shares[1.0] < shares[0.5] < shares[0.0]
+
+
+def test_what_looks_alike_agrees_where_the_weights_ask_for_it() -> None:
+    # Red is foreground, but for a part that the engine cannot tell.
+    rgb = np.full((256, 256, 3), (20, 40, 200), np.uint8)
+    rgb[64:192, 64:192] = (200, 40, 20)
+
+    class Unsure(Redness):
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            red = super().__call__(images) > 0.5
+            return np.where(images[:, 1:2] > images[:, 1:2].mean(), 0.5, red).astype(np.float32)
+
+    rgb[100:140, 100:110, 1] = 60
+    for mirror in (False, True):
+        spec = InputSpec(size=(128, 128), mirror=mirror)
+        plain = Predictor(Unsure(), spec)
+        settling = Predictor(Unsure(), replace(spec, crf=3.0))
+        assert plain.predict(rgb).alpha[120, 105] == 0.5
+        assert settling.predict(rgb).alpha[120, 105] > 0.8
+        assert settling.predict(rgb).alpha[20, 20] == 0
+        # As in the whole photo, so in patches of it.
+        images = prepare(rgb, spec)[None]
+        expected = settle(plain.segment(images)[:, 0], denormalised(images, spec), 3.0)
+        assert np.array_equal(settling.segment(images)[:, 0], expected)
 
 
 def test_photos_in_one_run_are_balanced_each_for_itself() -> None:

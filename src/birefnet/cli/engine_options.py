@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from birefnet.config import MAX_CRF
 from birefnet.engines.metadata import PRECISIONS
 from birefnet.loading import ENGINES
 
@@ -41,6 +42,13 @@ def engine_options(command: _Command) -> _Command:
             "--mirror/--no-mirror",
             default=None,
             help="Look at the mirror image as well and join the two.  [default: as the model says]",
+        ),
+        click.option(
+            "--crf",
+            type=click.FloatRange(0, MAX_CRF),
+            metavar="WEIGHT",
+            help="Let pixels that look alike and lie near each other agree, the more the higher; 0 leaves it out.  "
+            "[default: as the model says]",
         ),
         click.option(
             "--keep-aspect/--no-keep-aspect",
@@ -106,6 +114,7 @@ class EngineOptions:
     size: int | None
     refine: bool
     mirror: bool | None
+    crf: float | None
     keep_aspect: bool | None
     device: str
     engine: str

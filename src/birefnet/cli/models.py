@@ -105,7 +105,8 @@ def shown_saved(spec: InputSpec) -> str:
 
 def _habits(spec: InputSpec) -> str:
     colours = f" with {spec.balance:.0%} of a grey world's colours" if spec.balance else ""
-    return ", proportions kept" * spec.keep_aspect + f", mirrored as well{colours}" * spec.mirror
+    looks = ", proportions kept" * spec.keep_aspect + f", mirrored as well{colours}" * spec.mirror
+    return looks + f", settled by a CRF of weight {spec.crf:g}" * (spec.crf > 0)
 
 
 def shown_size(size_bytes: int | None) -> str:

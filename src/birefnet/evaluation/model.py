@@ -75,6 +75,7 @@ class HowToRun:
     device: str = "cpu"
     refine: bool = False
     mirror: bool | None = None
+    crf: float | None = None
     keep_aspect: bool | None = None
     accept_licence: bool = False
     precision: str = "auto"
@@ -124,6 +125,7 @@ def open_model(
             how.device,
             how.refine,
             how.mirror,
+            how.crf,
             how.keep_aspect,
             how.precision,
             list(how.providers),

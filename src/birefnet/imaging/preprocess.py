@@ -42,8 +42,14 @@ def mirrored(images: NDArray[np.float32], gains: NDArray[np.float32], spec: Inpu
     if (gains == 1).all():
         return flipped
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
-    colours = ((flipped * std + mean) * gains[:, :, None, None]).clip(0, 1)
+    colours = (denormalised(flipped, spec) * gains[:, :, None, None]).clip(0, 1)
     return np.asarray((colours - mean) / std, np.float32)
+
+
+def denormalised(images: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float32]:
+    """Undo the normalisation of prepared images.  (N, 3, h, w) -> (N, 3, h, w) float32 in [0, 1]."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+    return images * std + mean
 
 
 def grey_world(images: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float32]:

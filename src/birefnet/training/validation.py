@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from birefnet.config import InputSpec, in_proportion
@@ -11,8 +12,9 @@ from birefnet.data.augment import NONE, augment
 from birefnet.data.looks import resize
 from birefnet.data.pairs import Pair
 from birefnet.data.photos import Photos
+from birefnet.imaging.crf import settle
 from birefnet.imaging.masks import read_map, resize_map
-from birefnet.imaging.preprocess import grey_world, mirrored
+from birefnet.imaging.preprocess import denormalised, grey_world, mirrored
 from birefnet.losses import training_losses
 from birefnet.metrics import Conventions, Reading, Scorer
 from birefnet.metrics import Pair as Compared
@@ -106,18 +108,21 @@ class Validator:
         return parts
 
     def _look(self, session: Session, scorer: Scorer, indices: list[int], size: tuple[int, int]) -> list[_One]:
-        recipe, device = session.recipe, session.parallel.device
+        recipe, device, spec = session.recipe, session.parallel.device, session.input_spec
         pixels = self.photos.read(indices, *size).to(device)
-        images, target, valid = augment(pixels, size, NONE, [], None, session.input_spec.mean, session.input_spec.std)
+        images, target, valid = augment(pixels, size, NONE, [], None, spec.mean, spec.std)
+        photos = images.float().cpu().numpy()
         with autocast(recipe.precision, device):
             logits = session.model(images.contiguous(memory_format=torch.channels_last)).float()
-            alphas = logits.sigmoid()
-            if session.input_spec.mirror:  # as these weights will be used
-                photos, spec = images.float().cpu().numpy(), session.input_spec
+            joined = logits
+            if spec.mirror:  # as these weights will be used
                 second = torch.from_numpy(mirrored(photos, grey_world(photos, spec), spec)).to(images)
                 looked = session.model(second.contiguous(memory_format=torch.channels_last))
-                alphas = ((logits + looked.float().flip(-1)) / 2).sigmoid()
-        levels = (alphas * 255).round().byte().cpu().numpy()[:, 0]
+                joined = (logits + looked.float().flip(-1)) / 2
+        alphas = joined.sigmoid().cpu().numpy()[:, 0]
+        if spec.crf:
+            alphas = settle(alphas, denormalised(photos, spec), spec.crf)
+        levels = np.rint(alphas * 255).astype(np.uint8)
         found = []
         for row, index in enumerate(indices):
             coarse = (target[row, 0] * 255).round().byte().cpu().numpy()

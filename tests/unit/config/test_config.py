@@ -74,6 +74,10 @@ def test_impossible_models_are_refused_in_one_line(values: dict[str, object]) ->
         {"balance": -0.1},
         {"balance": 1.5},
         {"balance": True},
+        {"crf": -0.1},
+        {"crf": 101},
+        {"crf": float("nan")},
+        {"crf": True},
         {"keep_aspect": "yes"},
     ],
 )

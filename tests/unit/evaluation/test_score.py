@@ -290,10 +290,12 @@ def test_the_bundled_model_is_known_by_its_files_and_how_it_is_run(tmp_path: Pat
     assert first.identity == open_model("nano", HowToRun(), tmp_path / "other").identity
     assert first.identity != open_model("nano", HowToRun(refine=True), tmp_path).identity
     assert first.identity != open_model("nano", HowToRun(mirror=False), tmp_path).identity
+    assert first.identity != open_model("nano", HowToRun(crf=0.5), tmp_path).identity
     assert first.identity != open_model("nano", HowToRun(keep_aspect=False), tmp_path).identity
     assert first.identity != open_model("nano", HowToRun(size=128), tmp_path).identity
     assert first.ready().spec.size == (384, 384)
     assert open_model("nano", HowToRun(size=128, refine=True), tmp_path).ready().refine
     for mirror in (False, True):
         assert open_model("nano", HowToRun(mirror=mirror), tmp_path).ready().mirror is mirror
+    assert open_model("nano", HowToRun(crf=0.5), tmp_path).ready().spec.crf == 0.5
     assert json.dumps(first.identity)
