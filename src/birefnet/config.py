@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_CHANNELS = 2**16
 MAX_SIDE = 2**15
 
-MAX_CRF = 100.0
+MAX_CRF = 50.0
 """The most that a CRF may move logits: far beyond what leaves anything undecided."""
 
 MAX_ASPECT = 3.0

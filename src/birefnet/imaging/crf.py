@@ -1,8 +1,9 @@
 """Agreement of what looks alike and lies near: a fully connected conditional random field, solved by mean field.
 
 Krähenbühl and Koltun: "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NeurIPS 2011, with
-their bilateral kernel alone. It is applied in a grid of places and colours (Chen, Paris and Durand: "Real-time
-edge-aware image processing with the bilateral grid", SIGGRAPH 2007), of which only the colours that occur are held.
+their two kernels, of appearance and of smoothness. The former is applied in a grid of places and colours (Chen, Paris
+and Durand: "Real-time edge-aware image processing with the bilateral grid", SIGGRAPH 2007), of which only the colours
+that occur are held.
 """
 
 import cv2
@@ -19,6 +20,10 @@ _NEAR = 1 / 16
 _ALIKE = 4.0
 """Distance of the grid's colours, in units of CIE L*a*b*."""
 _ROUNDS = 2
+_SMOOTH = 1 / 128
+"""Deviation of the kernel of smoothness, as a share of that side."""
+_LOOKS = 0.6
+"""Share of the weight that the kernel of appearance has; the rest is that of smoothness."""
 _SIDE = 192
 """Side of a square with as many pixels as votes are counted at: more change nothing but the time."""
 _RANGE = 128
@@ -31,8 +36,9 @@ def settle(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
     """Let pixels that look alike and lie near each other agree.  (N, h, w) -> (N, h, w) float32.
 
     Every pixel hears the mean opinion (-1 for background, 1 for foreground) of those of its colour around it, the sure
-    ones above all, and its logit moves by `weight` times that. So parts of a network's answer that are half transparent
-    for want of certainty go to the side that they look like, while edges between colours stay where they are.
+    ones above all, and that of its nearest neighbours, and its logit moves by up to `weight` for them. So parts of a
+    network's answer that are half transparent for want of certainty go to the side that they look like, while edges
+    between colours stay where they are.
 
     Args:
         alphas: what the network found in N photos.
@@ -51,10 +57,15 @@ def _settle_one(alpha: Alpha, colours: Pixels, weight: float) -> Alpha:
     seen = np.asarray(cv2.resize(colours, fewer, interpolation=cv2.INTER_AREA), np.float32)
     grid = _Grid(seen)
     counted = grid.place(seen)
+    looks, near = _LOOKS * weight, (1 - _LOOKS) * weight
     current = coarse
     for _ in range(_ROUNDS - 1):
-        current = _moved(coarse, weight * grid.read(grid.poll(current, counted), counted))
-    return _moved(alpha, weight * grid.read(grid.poll(current, counted), grid.place(colours)))
+        current = _moved(coarse, looks * grid.read(grid.poll(current, counted), counted))
+    heard = looks * grid.read(grid.poll(current, counted), grid.place(colours))
+    # Whose few pixels look like nothing around them has heard no one: the neighbours speak last.
+    opinion = 2 * _moved(alpha, heard) - 1
+    heard += near * cv2.GaussianBlur(opinion, (0, 0), _SMOOTH * float(np.sqrt(alpha.size)))
+    return _moved(alpha, heard)
 
 
 def _moved(alpha: Alpha, logits: Pixels) -> Alpha:

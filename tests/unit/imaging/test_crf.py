@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from birefnet.config import MAX_CRF
 from birefnet.imaging.crf import settle
 
 Array = NDArray[np.float32]
 
 RED, BLUE = (0.8, 0.1, 0.1), (0.1, 0.2, 0.7)
-WEIGHT = 3.0
+WEIGHT = 5.0
 
 
 def photo(left: tuple[float, ...] = RED, right: tuple[float, ...] = BLUE, side: int = 96) -> Array:
@@ -58,7 +59,17 @@ def test_an_edge_is_drawn_where_the_colours_change() -> None:
     # Without colours to tell them apart the edge stays where it is, and softer.
     alike = settled(smooth, photo(RED, RED))
     assert alike[:, 47] + alike[:, 48] == pytest.approx(1, abs=1e-4)
-    assert (alike[:, 46] - alike[:, 49]).max() < 0.6 * (found[:, 46] - found[:, 49]).min()
+    assert (alike[:, 46] - alike[:, 49]).max() < 0.8 * (found[:, 46] - found[:, 49]).min()
+
+
+def test_specks_go_with_what_is_around_them() -> None:
+    # Of a colour of their own, so that no other pixel of it has a say.
+    colours, alpha = photo(RED, RED, 384), np.zeros((384, 384), np.float32)
+    alpha[100:102, 100:102], alpha[200:240, 200:240] = 0.6, 0.6
+    colours[:, 100:102, 100:102] = colours[:, 200:240, 200:240] = np.reshape((0.2, 0.9, 0.2), (3, 1, 1))
+    found = settled(alpha, colours)
+    assert found[100:102, 100:102].max() < 0.55
+    assert found[205:235, 205:235].min() > 0.9
 
 
 def test_what_is_far_away_has_no_say() -> None:
@@ -92,11 +103,16 @@ def test_it_comes_near_an_exact_mean_field() -> None:
     places = np.stack([rows, columns], -1).reshape(-1, 2) / pitch / np.sqrt(0.5 + 2 / 6)
     features = np.concatenate([places, lab.reshape(-1, 3) / alike / np.sqrt(0.5 + 2 / 12)], 1)
     kernel = np.exp(-((features[:, None] - features[None]) ** 2).sum(-1) / 2)
+    distances = (
+        (np.stack([rows, columns], -1).reshape(-1, 1, 2) - np.stack([rows, columns], -1).reshape(1, -1, 2)) ** 2
+    ).sum(-1)
+    nearest = np.exp(-distances / 2 / (np.sqrt(32 * 48) / 128) ** 2)
     current = first = logits(alpha).ravel()
     for _ in range(2):
         opinion = np.tanh(current / 2)
         certainty = np.abs(opinion)
-        current = first + WEIGHT * (kernel @ (certainty * opinion)) / (kernel @ certainty)
+        current = first + 0.6 * WEIGHT * (kernel @ (certainty * opinion)) / (kernel @ certainty)
+    current = current + 0.4 * WEIGHT * (nearest @ np.tanh(current / 2)) / nearest.sum(1)
     exact = (1 / (1 + np.exp(-current))).reshape(32, 48)
     found = settled(alpha, colours)
     assert np.abs(found - exact).mean() < 0.25 * np.abs(alpha - exact).mean()
@@ -114,11 +130,12 @@ def test_each_photo_of_a_batch_is_settled_by_itself() -> None:
 def test_photos_of_any_size(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     alpha, colours = rng.random(size, np.float32), rng.random((3, *size), np.float32)
-    found = settled(alpha, colours)
-    assert found.shape == size
-    assert np.isfinite(found).all()
-    assert found.min() >= 0
-    assert found.max() <= 1
+    for weight in (WEIGHT, MAX_CRF):
+        found = settled(alpha, colours, weight)
+        assert found.shape == size
+        assert np.isfinite(found).all()
+        assert found.min() >= 0
+        assert found.max() <= 1
 
 
 def test_alphas_that_an_engine_rounds_beyond_their_range_are_kept_in_it() -> None:
