@@ -80,8 +80,8 @@ def _levels(colours: Pixels) -> NDArray[np.int64]:
     return np.asarray(((steps[..., 0] + 1) * _RANGE + steps[..., 1]) * _RANGE + steps[..., 2] + _RANGE // 2, np.int64)
 
 
-Places = list[tuple[NDArray[np.int64], Pixels]]
-"""Of all pixels: four cells of the grid, and the share that each has in the pixel."""
+Places = tuple[NDArray[np.int64], Pixels]
+"""Of all pixels: four cells of the grid, (4, h, w), and the share that each has in the pixel."""
 
 
 class _Grid:
@@ -114,12 +114,10 @@ class _Grid:
             _between(length, pitch) for length, pitch in zip(colours.shape[:2], self._pitch, strict=True)
         )
         first = self._index(_levels(colours)) * (rows * columns) + top[:, None] * columns + left
-        vertical, horizontal = (1 - below, below), (1 - beyond, beyond)
-        return [
-            (first + down * columns + across, vertical[down][:, None] * horizontal[across])
-            for down in (0, 1)
-            for across in (0, 1)
-        ]
+        vertical, horizontal = np.stack([1 - below, below]), np.stack([1 - beyond, beyond])
+        cells = np.stack([first + down * columns + across for down in (0, 1) for across in (0, 1)])
+        shares = vertical[:, None, :, None] * horizontal[None, :, None, :]
+        return cells, shares.reshape(cells.shape)
 
     def poll(self, alpha: Alpha, places: Places) -> Pixels:
         """Count the votes of pixels around every cell: the mean opinion, weighted by how sure it is: (cells,)."""
@@ -130,25 +128,27 @@ class _Grid:
 
     def read(self, values: Pixels, places: Places) -> Pixels:
         """Read what a grid's cells hold where pixels lie.  (cells,) -> (h, w)."""
-        return np.asarray(sum(share * values[cells] for cells, share in places), np.float32)
+        cells, shares = places
+        return np.asarray((shares * values[cells]).sum(0), np.float32)
 
     def _count(self, values: Pixels, places: Places) -> Pixels:
-        size = int(np.prod(self._shape))
-        counts = sum(np.bincount(cells.ravel(), (share * values).ravel(), size) for cells, share in places)
-        return np.asarray(counts, np.float32).reshape(self._shape)
+        cells, shares = places
+        counts = np.bincount(cells.ravel(), (shares * values).ravel(), int(np.prod(self._shape)))
+        return counts.astype(np.float32).reshape(self._shape)
 
     def _blur(self, cells: Pixels) -> Pixels:
         """Mix each cell with those beside it, by 1/4, 1/2 and 1/4 along each axis."""
         for darker, brighter in zip(self._beside[::2], self._beside[1::2], strict=True):
-            mixed = cells * np.float32(0.5)
-            mixed[:-1] += np.float32(0.25) * (cells[darker] + cells[brighter])
-            cells = mixed
+            quarter = cells * np.float32(0.25)
+            cells = quarter + quarter
+            cells[:-1] += quarter[darker]
+            cells[:-1] += quarter[brighter]
         for axis in (1, 2):
-            cells = np.moveaxis(cells, axis, 0)
-            mixed = cells * np.float32(0.5)
-            mixed[1:] += np.float32(0.25) * cells[:-1]
-            mixed[:-1] += np.float32(0.25) * cells[1:]
-            cells = np.moveaxis(mixed, 0, axis)
+            quarter = np.moveaxis(cells * np.float32(0.25), axis, 0)
+            cells = quarter + quarter
+            cells[1:] += quarter[:-1]
+            cells[:-1] += quarter[1:]
+            cells = np.moveaxis(cells, 0, axis)
         return cells
 
 
