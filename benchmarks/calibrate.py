@@ -91,7 +91,7 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str | No
         raise click.BadParameter(f"takes numbers, parted by commas, not {text!r}") from None
 
 
-def weights(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float]:
+def crf_weights(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float]:
     """Read numbers from 0 to the most that a CRF weighs, parted by commas."""
     found = numbers(context, parameter, text)
     if not all(0 <= weight <= MAX_CRF for weight in found):
@@ -128,7 +128,7 @@ def numbers_above_zero(context: click.Context, parameter: click.Parameter, text:
     callback=numbers,
     help="How far to balance the colours of the mirror image, to try.  [default: that of MODEL]",
 )
-@click.option("--crfs", callback=weights, help="Weights of the CRF to try.  [default: that of MODEL]")
+@click.option("--crfs", callback=crf_weights, help="Weights of the CRF to try.  [default: that of MODEL]")
 @click.option("--size", type=int, help="The chosen side.  [default: that of MODEL]")
 @click.option("--factor", type=click.FloatRange(min=0, min_open=True), help="The chosen factor.  [default: 1]")
 @click.option("--offset", type=float, help="The chosen offset.  [default: 0]")

@@ -50,8 +50,6 @@ _BEYOND = 0.3
 
 # How many of its radii a lamp is seen from.
 _REACH = 12.0
-# How often it is night around lamps, and what is left of the day's light then.
-_NIGHTS, _NIGHT = 0.5, (0.1, 0.6)
 
 # The two box blurs of blur fusion, as shares of the photo's side: 90 and 6 pixels of about 1000.
 _FAR, _NEAR = 0.09, 0.006
@@ -336,9 +334,8 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
 def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
     """Add lamps to the background of a photo, each with a halo, most with the rays of a small aperture.
 
-    To a network that has seen few photos taken at night they look like flowers. Half of the backgrounds become dark
-    and bluish first, so that lamps stand out from them as they do at night; the object stays lit. The label stays as it
-    is; where alpha is between 0 and 1 as much changes as there is background, and nothing where a pixel is unlabelled.
+    To a network that has seen few photos taken at night they look like flowers. The label stays as it is; where alpha
+    is between 0 and 1 as much light is added as there is background, and none where a pixel is unlabelled.
 
     Args:
         photo: uint8 (4, H, W).
@@ -351,7 +348,7 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
     _, alpha, known = _layers(photo)
     side = math.sqrt(height * width)
     count, rays = int(generator.integers(1, 10)), int(generator.choice((0, 4, 6, 8, 14, 18)))
-    turn, usual = generator.uniform(0, math.pi), side * log_uniform(generator, 0.005, 0.03)
+    turn, usual = generator.uniform(0, math.pi), side * log_uniform(generator, 0.004, 0.025)
     # Along a street or a pier as often as anywhere.
     level, spread = generator.uniform(0, height), height * (0.06 if generator.random() < 0.5 else 1.0)
     warmth = generator.uniform(0, 1)
@@ -367,14 +364,9 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
         y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(down)
         x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(across)
         light[:, rows, columns] += np.float32(strength) * colour[:, None, None] * _glow(y, x, radius, rays, turn)
-    background = photo[:3].float()
-    if generator.random() < _NIGHTS:
-        blue = generator.uniform(0, 0.4)
-        left = log_uniform(generator, *_NIGHT) * torch.tensor([1 - blue, 1 - blue / 2, 1])
-        background = background * left.to(photo.device).view(3, 1, 1)
-    background = background + 255 * torch.from_numpy(light).to(photo.device)
     lit = photo.clone()
-    lit[:3] = _to_bytes(torch.lerp(photo[:3].float(), background, (1 - alpha) * known))
+    added = 255 * torch.from_numpy(light).to(photo.device) * (1 - alpha) * known
+    lit[:3] = _to_bytes(photo[:3] + added)
     return lit
 
 

@@ -370,19 +370,16 @@ def test_structures_change_photo_and_truth_alike() -> None:
 def test_lights_are_background() -> None:
     photo = disc(RED, BLUE)
     photo[3, :20, :20] = UNLABELLED
-    brightest, darker = [], []
-    for seed in range(60):
+    brightest = []
+    for seed in range(40):
         result = light_up(photo, np.random.default_rng(seed))
         assert torch.equal(result[3], photo[3])
-        gain = result[:3].int() - photo[:3].int()
-        assert not gain[:, photo[3] >= FULL].any()
+        gain = (result[:3].int() - photo[:3].int()).amin(0)
+        assert gain.min() >= 0
+        assert not gain[photo[3] >= FULL].any()
         brightest.append(int(result[:3].amin(0)[photo[3] == 0].max()))
-        darker.append(bool((gain < 0).any()))
-        if darker[-1]:  # by night everything behind is dark but for the lamps
-            assert result[2][photo[3] == 0].median() < 0.7 * BLUE[2]
     # Most glare; some lie beyond the border or behind the object.
-    assert sum(value > 150 for value in brightest) > 30
-    assert 15 < sum(darker) < 45
+    assert sum(value > 150 for value in brightest) > 20
 
 
 def test_a_soft_edge_takes_as_much_light_as_it_shows_of_the_background() -> None:

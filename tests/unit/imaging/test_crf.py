@@ -99,14 +99,11 @@ def test_it_comes_near_an_exact_mean_field() -> None:
     alpha, colours = noise(32, 48)
     lab = cv2.cvtColor(colours.transpose(1, 2, 0).copy(), cv2.COLOR_RGB2LAB)
     pitch, alike = np.sqrt(32 * 48) / 16, 4.0
-    rows, columns = np.mgrid[:32, :48]
-    places = np.stack([rows, columns], -1).reshape(-1, 2) / pitch / np.sqrt(0.5 + 2 / 6)
-    features = np.concatenate([places, lab.reshape(-1, 3) / alike / np.sqrt(0.5 + 2 / 12)], 1)
+    places = np.stack(np.mgrid[:32, :48], -1).reshape(-1, 2)
+    deviation = pitch * np.sqrt(0.5 + 2 / 6)
+    features = np.concatenate([places / deviation, lab.reshape(-1, 3) / alike / np.sqrt(0.5 + 2 / 12)], 1)
     kernel = np.exp(-((features[:, None] - features[None]) ** 2).sum(-1) / 2)
-    distances = (
-        (np.stack([rows, columns], -1).reshape(-1, 1, 2) - np.stack([rows, columns], -1).reshape(1, -1, 2)) ** 2
-    ).sum(-1)
-    nearest = np.exp(-distances / 2 / (np.sqrt(32 * 48) / 128) ** 2)
+    nearest = np.exp(-((places[:, None] - places[None]) ** 2).sum(-1) / 2 / (np.sqrt(32 * 48) / 128) ** 2)
     current = first = logits(alpha).ravel()
     for _ in range(2):
         opinion = np.tanh(current / 2)
