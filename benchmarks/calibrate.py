@@ -77,7 +77,7 @@ def score(
         coarse = np.float32(1) / (1 + np.exp(-np.float32(factor) * (joined - np.float32(offset))))
         if crf:
             coarse = settle(coarse[None], colours[None], crf)[0]
-        alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize)
+        alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize, decided=crf > 0)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()
     return {name: values[name] for name in _VALUES}

@@ -122,7 +122,7 @@ def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
     now()
     alpha = predictor.segment(images)[0, 0]
     now()
-    matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize))
+    matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize, decided=predictor.spec.crf > 0))
     now()
     colours = matte.foreground
     now()

@@ -111,9 +111,12 @@ class Predictor:
             alphas = settle(alphas[:, 0], denormalised(images, self.spec), self.spec.crf)[:, None]
         return alphas
 
+    def _restore(self, alpha: Alpha, size: tuple[int, int]) -> Alpha:
+        return restore(alpha, size, self.spec.resize, decided=self.spec.crf > 0)
+
     def _matte(self, photo: Photo, coarse: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:
         height, width, _ = photo.rgb.shape
-        alpha = restore(coarse, (height, width), self.spec.resize)
+        alpha = self._restore(coarse, (height, width))
         if refine:
             self._refine(photo.rgb, coarse, alpha, gains)
         return Matte(photo, alpha if photo.opacity is None else alpha * photo.opacity)
@@ -152,7 +155,7 @@ class Predictor:
         (h, w) -> `size`.
         """
         band = undecided(coarse)
-        before = restore(coarse, size, self.spec.resize)
+        before = self._restore(coarse, size)
         after = before.copy()
         weight = _enlarge(band, size)
         photo = rgb if size == rgb.shape[:2] else stretch(rgb, size, self.spec.resize)
@@ -165,7 +168,7 @@ class Predictor:
             looked = self.segment(np.stack(images), np.broadcast_to(gains, (len(batch), 3)))
             for window, alpha in zip(batch, looked, strict=True):
                 part, context = after[window.part], before[window.part]
-                patch = restore(alpha[0], context.shape, self.spec.resize)
+                patch = self._restore(alpha[0], (context.shape[0], context.shape[1]))
                 share = weight[window.part] * taper(window, size, margin) * trust(patch, context, pitch)
                 part += share * (patch - part)
         return after

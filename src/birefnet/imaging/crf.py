@@ -15,15 +15,16 @@ from birefnet.imaging.io import Alpha
 Pixels = NDArray[np.float32]
 
 # Found on photos of `val`: docs/log.md has the measurements.
-_NEAR = 1 / 16
+_NEAR = 1 / 8
 """Distance of the grid's places, as a share of the side of a square with as many pixels."""
 _ALIKE = 4.0
 """Distance of the grid's colours, in units of CIE L*a*b*."""
 _ROUNDS = 2
 _SMOOTH = 1 / 128
 """Deviation of the kernel of smoothness, as a share of that side."""
-_LOOKS = 0.6
+_LOOKS = 0.5
 """Share of the weight that the kernel of appearance has; the rest is that of smoothness."""
+_SMOOTHINGS = 3
 _SIDE = 192
 """Side of a square with as many pixels as votes are counted at: more change nothing but the time."""
 _RANGE = 128
@@ -62,10 +63,12 @@ def _settle_one(alpha: Alpha, colours: Pixels, weight: float) -> Alpha:
     for _ in range(_ROUNDS - 1):
         current = _moved(coarse, looks * grid.read(grid.poll(current, counted), counted))
     heard = looks * grid.read(grid.poll(current, counted), grid.place(colours))
-    # Whose few pixels look like nothing around them has heard no one: the neighbours speak last.
-    opinion = 2 * _moved(alpha, heard) - 1
-    heard += near * cv2.GaussianBlur(opinion, (0, 0), _SMOOTH * float(np.sqrt(alpha.size)))
-    return _moved(alpha, heard)
+    # Whose few pixels look like nothing around them has heard no one: the neighbours speak last, until they agree.
+    settled = _moved(alpha, heard)
+    for _ in range(_SMOOTHINGS):
+        nearby = cv2.GaussianBlur(2 * settled - 1, (0, 0), _SMOOTH * float(np.sqrt(alpha.size)))
+        settled = _moved(alpha, heard + near * nearby)
+    return settled
 
 
 def _moved(alpha: Alpha, logits: Pixels) -> Alpha:

@@ -59,7 +59,7 @@ def test_an_edge_is_drawn_where_the_colours_change() -> None:
     # Without colours to tell them apart the edge stays where it is, and softer.
     alike = settled(smooth, photo(RED, RED))
     assert alike[:, 47] + alike[:, 48] == pytest.approx(1, abs=1e-4)
-    assert (alike[:, 46] - alike[:, 49]).max() < 0.8 * (found[:, 46] - found[:, 49]).min()
+    assert (alike[:, 46] - alike[:, 49]).max() < 0.9 * (found[:, 46] - found[:, 49]).min()
 
 
 def test_specks_go_with_what_is_around_them() -> None:
@@ -74,10 +74,11 @@ def test_specks_go_with_what_is_around_them() -> None:
 
 def test_what_is_far_away_has_no_say() -> None:
     alpha = np.full((96, 96), 0.5, np.float32)
-    alpha[:24] = 1
+    alpha[:12] = 1
     found = settled(alpha, photo(RED, RED))
-    assert found[25].min() > 0.8
-    assert found[60:] == pytest.approx(0.5, abs=1e-6)
+    assert found[20].min() > 0.8
+    assert (np.diff(found[:, 0]) < 1e-6).all()
+    assert found[92:] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_no_logit_moves_by_more_than_the_weight() -> None:
@@ -98,7 +99,7 @@ def test_it_comes_near_an_exact_mean_field() -> None:
     # Every pixel hears every other one. The grid's kernel has the variances that its interpolation and blur make.
     alpha, colours = noise(32, 48)
     lab = cv2.cvtColor(colours.transpose(1, 2, 0).copy(), cv2.COLOR_RGB2LAB)
-    pitch, alike = np.sqrt(32 * 48) / 16, 4.0
+    pitch, alike = np.sqrt(32 * 48) / 8, 4.0
     places = np.stack(np.mgrid[:32, :48], -1).reshape(-1, 2)
     deviation = pitch * np.sqrt(0.5 + 2 / 6)
     features = np.concatenate([places / deviation, lab.reshape(-1, 3) / alike / np.sqrt(0.5 + 2 / 12)], 1)
@@ -108,8 +109,10 @@ def test_it_comes_near_an_exact_mean_field() -> None:
     for _ in range(2):
         opinion = np.tanh(current / 2)
         certainty = np.abs(opinion)
-        current = first + 0.6 * WEIGHT * (kernel @ (certainty * opinion)) / (kernel @ certainty)
-    current = current + 0.4 * WEIGHT * (nearest @ np.tanh(current / 2)) / nearest.sum(1)
+        current = first + 0.5 * WEIGHT * (kernel @ (certainty * opinion)) / (kernel @ certainty)
+    heard = current
+    for _ in range(3):
+        current = heard + 0.5 * WEIGHT * (nearest @ np.tanh(current / 2)) / nearest.sum(1)
     exact = (1 / (1 + np.exp(-current))).reshape(32, 48)
     found = settled(alpha, colours)
     assert np.abs(found - exact).mean() < 0.25 * np.abs(alpha - exact).mean()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from birefnet.imaging.postprocess import join, restore
@@ -40,6 +41,45 @@ def test_the_networks_output_is_left_as_it_is() -> None:
     restored = restore(alpha, (8, 8))
     assert (restored.min(), restored.max()) == (0, 1)
     assert np.array_equal(alpha, before)
+
+
+@pytest.mark.parametrize("policy", ["pil_bilinear", "cv2_linear"])
+def test_logits_are_stretched_where_all_is_decided(policy: str) -> None:
+    logits = np.random.default_rng(0).uniform(-4, 4, (24, 32)).astype(np.float32)
+    alpha = 1 / (1 + np.exp(-logits))
+    expected = _interpolated(logits, (100, 75), policy)
+    least = 1 / (1 + np.exp(6))
+    expected = ((1 / (1 + np.exp(-expected.clip(-6, 6))) - least) / (1 - 2 * least)).clip(0, 1)
+    actual = restore(alpha, (100, 75), policy, decided=True)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    before = alpha.copy()
+    restore(alpha, (24, 32), policy, decided=True)
+    assert np.array_equal(alpha, before)
+
+
+def _interpolated(values: NDArray[np.float32], size: tuple[int, int], policy: str) -> NDArray[np.float64]:
+    if policy == "pil_bilinear":
+        return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.BICUBIC), np.float64)
+    for axis, length in enumerate(size):
+        place = np.linspace(0, values.shape[axis] - 1, length)
+        known = np.arange(values.shape[axis])
+        values = np.apply_along_axis(lambda line: np.interp(place, known, line), axis, values)  # noqa: B023
+    return values.astype(np.float64)
+
+
+def test_a_decided_edge_stays_sharp_and_smooth_when_it_is_enlarged() -> None:
+    row, column = np.mgrid[:32, :32].astype(np.float32)
+    line = column - 16 - 0.4 * (row - 16)  # of pixels, to the right of a slanting edge
+    alpha = 1 / (1 + np.exp(-4 * line))
+    wide = restore(alpha, (256, 256), decided=True)
+    assert (wide[:, 0].max(), wide[:, -1].min()) == (0, 1)  # what is sure is so to the last bit
+    row, column = np.mgrid[:256, :256]
+    exact = (column + 0.5) / 8 - 0.5 - 16 - 0.4 * ((row + 0.5) / 8 - 0.5 - 16)
+    wrong, usual = ((restored >= 0.5) != (exact >= 0) for restored in (wide, restore(alpha, (256, 256))))
+    assert wrong[16:-16].sum() < 0.1 * usual[16:-16].sum()
+    soft, usual_soft = (((a > 0.1) & (a < 0.9)).sum() for a in (wide, restore(alpha, (256, 256))))
+    assert soft < 0.8 * usual_soft
 
 
 def test_two_looks_are_joined_by_the_mean_of_their_logits() -> None:
