@@ -7,6 +7,9 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.birefnet-ready
 
+# Modules are compiled when they are first imported: most never are, and all of them take a minute.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
+
 # The release the checks are run with. Another that pyproject.toml admits, in a new environment:
 # make test VENV=.venv-other TORCH='torch>=2.6'
 TORCH ?= torch==2.13.0
@@ -26,8 +29,8 @@ help: ## list the targets
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) '$(TORCH)'
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 check: $(READY) ## lint, types, floors, spelling
