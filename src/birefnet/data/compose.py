@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
-from birefnet.data.grounds import draw_ground, empty_part
+from birefnet.data.grounds import draw_ground, empty_part, set_skyline
+from birefnet.data.lamps import Lamps
 from birefnet.data.shapes import draw_shape, log_uniform
 from birefnet.data.structures import cast_shadow, colour_shape
 from birefnet.errors import ConfigError
@@ -35,6 +36,9 @@ SCALES = (0.3, 0.9)
 SQUEEZE = (1.5, 5.0)
 """How much thinner an object becomes that is made slender."""
 
+SKYLINE, DUSK = 0.5, 0.6
+"""Shares of the photos with lamps whose lamps stand on masts at the lower border, and of these that become darker."""
+
 OWN, TONED = 0.25, 0.25
 """Shares of the grounds of scenes that are an empty part of the photo, and that take the object's mean colour."""
 
@@ -47,9 +51,6 @@ _MOST_ENLARGED = 1.5
 _LEAST_PIXELS, _MOST_SHARE = 16.0, 0.7
 # How far beyond the photo an object is moved that its own photo cuts off, as a share of its size.
 _BEYOND = 0.3
-
-# How many of its radii a lamp is seen from.
-_REACH = 12.0
 
 # The two box blurs of blur fusion, as shares of the photo's side: 90 and 6 pixels of about 1000.
 _FAR, _NEAR = 0.09, 0.006
@@ -64,7 +65,8 @@ class Composition:
         paste: share that get the object of another photo pasted on, at a random scale and place, maybe mirrored.
         donors: sources (`Pair.source`) of the photos whose objects may be pasted; () for all.
         structures: share onto which thin structures are drawn.
-        lights: share with glaring lamps added to the background, which draw the eye and belong to no object.
+        lights: share with glaring lamps added to the background, which draw the eye and belong to no object; half of
+            them on masts between roofs.
         scenes: share whose object is pasted, as with `paste`, onto a ground of `birefnet.data.grounds` with nothing
             else in it.
         slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
@@ -334,8 +336,10 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
 def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
     """Add lamps to the background of a photo, each with a halo, most with the rays of a small aperture.
 
-    To a network that has seen few photos taken at night they look like flowers. The label stays as it is; where alpha
-    is between 0 and 1 as much light is added as there is background, and none where a pixel is unlabelled.
+    To a network that has seen few photos taken at night they look like flowers. They hang anywhere, or else stand with
+    roofs and masts at the lower border (`birefnet.data.grounds.set_skyline`), where it is mostly dusk. The label stays
+    as it is; where alpha is between 0 and 1 as much is added as there is background, and nothing where a pixel is
+    unlabelled.
 
     Args:
         photo: uint8 (4, H, W).
@@ -346,43 +350,26 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
     """
     _, height, width = photo.shape
     _, alpha, known = _layers(photo)
+    behind = (1 - alpha) * known
+    lit = photo.clone()
+    if generator.random() < SKYLINE:
+        if generator.random() < DUSK:
+            dusk = np.append(generator.uniform(0.6, 1, 2), 1) * generator.uniform(0.25, 0.8)
+            lit[:3] = _to_bytes(photo[:3] * photo.new_tensor(dusk, dtype=torch.float32).view(3, 1, 1))
+        own = np.ascontiguousarray(lit[:3].permute(1, 2, 0).cpu().numpy())
+        there = _planes(set_skyline(own, generator)).to(photo.device)
+        lit[:3] = _to_bytes(lit[:3] + behind * (there.float() - lit[:3].float()))
+        return lit
     side = math.sqrt(height * width)
-    count, rays = int(generator.integers(1, 10)), int(generator.choice((0, 4, 6, 8, 14, 18)))
-    turn, usual = generator.uniform(0, math.pi), side * log_uniform(generator, 0.004, 0.025)
+    count, usual = int(generator.integers(1, 10)), side * log_uniform(generator, 0.004, 0.025)
     # Along a street or a pier as often as anywhere.
     level, spread = generator.uniform(0, height), height * (0.06 if generator.random() < 0.5 else 1.0)
-    warmth = generator.uniform(0, 1)
-    light = np.zeros((3, height, width), np.float32)
+    lamps = Lamps(height, width, usual, log_uniform(generator, 0.8, 1.8), generator)
     for _ in range(count):
-        across, down = generator.uniform(0, width), level + spread * generator.normal()
-        radius = usual * log_uniform(generator, 0.5, 2)
-        strength = log_uniform(generator, 0.5, 3)
-        own_warmth = np.clip(warmth + 0.2 * generator.normal(), 0, 1)
-        colour = np.array([1, 1 - 0.4 * own_warmth, 1 - 0.8 * own_warmth], np.float32)
-        reach = _REACH * radius
-        rows, columns = _within(down, reach, height), _within(across, reach, width)
-        y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(down)
-        x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(across)
-        light[:, rows, columns] += np.float32(strength) * colour[:, None, None] * _glow(y, x, radius, rays, turn)
-    lit = photo.clone()
-    added = 255 * torch.from_numpy(light).to(photo.device) * (1 - alpha) * known
-    lit[:3] = _to_bytes(photo[:3] + added)
+        lamps.add(generator.uniform(0, width), level + spread * generator.normal())
+    light = torch.from_numpy(lamps.light).permute(2, 0, 1).to(photo.device)
+    lit[:3] = _to_bytes(photo[:3] + 255 * light * behind)
     return lit
-
-
-def _within(middle: float, reach: float, length: int) -> slice:
-    """The part of a side that lies within reach of a place, which may be beyond its ends."""
-    return slice(max(0, int(middle - reach)), max(0, min(length, int(middle + reach) + 1)))
-
-
-def _glow(y: NDArray[np.float32], x: NDArray[np.float32], radius: float, rays: int, turn: float) -> NDArray[np.float32]:
-    """Brightness of a lamp at distances from its middle: its disc, its halo and its rays.  (H, 1), (1, W) -> (H, W)."""
-    far = np.sqrt(x * x + y * y) / np.float32(radius)
-    glow = np.exp(-far * far) + 0.25 * np.exp(-far / 2)
-    if rays:
-        beams = np.abs(np.cos((rays // 2) * (np.arctan2(y, x) - np.float32(turn)))) ** 24
-        glow += 0.6 * beams * np.exp(-far / 3)
-    return np.asarray(glow, np.float32)
 
 
 # --- layers ---

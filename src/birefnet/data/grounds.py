@@ -1,24 +1,29 @@
-"""What an object may stand before: drawn surfaces, tables and masts, or an empty part of its own photo.
+"""What an object may stand before: drawn surfaces, tables, masts and skylines, or an empty part of its own photo.
 
 Few photos that were collected for their objects show one on a table of wood whose edge runs through the photo, or
-between masts and lamps; a network that has not seen these takes them for objects. Nothing here is one, so the label of
-it all is background.
+between masts and lamps at dusk; a network that has not seen these takes them for objects. Nothing here is one, so the
+label of it all is background.
 """
 
 import functools
 import math
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from birefnet.data.lamps import Lamps
 from birefnet.data.shapes import log_uniform
 from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, scaled, smooth_noise, spread
 
 Point = NDArray[np.float64]
 
-TABLE, MASTS = 0.65, 0.3
-"""Chances that there is a table on a drawn ground, and that there are masts."""
+TABLE, MASTS, SKYLINE = 0.65, 0.3, 0.5
+"""Chances that there is a table on a drawn ground, that there are masts, and that there is a skyline."""
+
+DUSK = 0.5
+"""Chance that it is dusk behind a skyline."""
 
 # An empty part of the photo of less than this share of each side is too little to go by.
 _LEAST_SIDE = 0.3
@@ -40,6 +45,8 @@ def draw_ground(height: int, width: int, generator: np.random.Generator) -> Pixe
         ground = _set_table(ground, generator)
     if masts:
         ground = _set_masts(ground, generator)
+    if generator.random() < SKYLINE:
+        ground = set_skyline(ground, generator)
     return ground
 
 
@@ -193,6 +200,65 @@ def _set_masts(ground: Pixels, rng: np.random.Generator) -> Pixels:
     share *= np.float32(rng.uniform(0.35, 1))
     dark = colours_of_photos(rng, 2) * np.float32(rng.uniform(0.2, 0.7))
     return _blend(ramp(smooth_noise(height, width, rng, 2, 2), dark), ground, share)
+
+
+def set_skyline(ground: Pixels, generator: np.random.Generator) -> Pixels:
+    """Put roofs, masts and lit lamps at a photo's lower border, in a few groups, often at dusk: (H, W, 3)."""
+    height, width = ground.shape[:2]
+    unit = math.sqrt(height * width)
+    if generator.random() < DUSK:
+        ground = _dim(ground, generator)
+    finer = 3
+    cover = np.zeros((height * finer, width * finer), np.uint8)
+    lamps = Lamps(height, width, unit * log_uniform(generator, 0.003, 0.012), log_uniform(generator, 0.8, 3), generator)
+    horizon, lattice = generator.uniform(0.85, 1) * height, generator.random() < 0.6
+    for middle in generator.uniform(0, width, int(generator.integers(1, 5))):
+        reach = unit * generator.uniform(0.03, 0.2)
+        for _ in range(int(generator.integers(0, 5))):  # roofs
+            x, half = middle + reach * generator.normal(), unit * generator.uniform(0.005, 0.075)
+            left, top = round(finer * (x - half)), round(finer * (horizon - unit * generator.uniform(0.005, 0.08)))
+            cv2.rectangle(cover, (left, top), (round(finer * (x + half)), height * finer), 255, cv2.FILLED)
+        for _ in range(int(generator.integers(1, 8))):  # masts
+            x, tall = middle + reach * generator.normal(), unit * generator.uniform(0.03, 0.25)
+            at_top = x + 0.02 * tall * generator.normal(), horizon - tall
+            _set_post(cover, finer, (x, float(height)), at_top, lattice and generator.random() < 0.5, generator)
+            if generator.random() < 0.6:
+                lamps.add(at_top[0], at_top[1] + generator.uniform(0, 0.5) * tall)
+    share = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
+    dark = colours_of_photos(generator, 2) * np.float32(generator.uniform(0.1, 0.9))
+    skyline = _blend(ramp(smooth_noise(height, width, generator, 2, 2), dark), ground, share)
+    return np.asarray(cv2.add(skyline, 255 * lamps.light, dtype=cv2.CV_8U), np.uint8)
+
+
+def _dim(ground: Pixels, rng: np.random.Generator) -> Pixels:
+    """Let it be dusk: darker, most so above or below, and bluer."""
+    above, below = rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.7)
+    light = np.linspace(above, below, len(ground), dtype=np.float32)[:, None, None]
+    colour = np.array([rng.uniform(0.5, 1), rng.uniform(0.6, 1), 1], np.float32)
+    return (ground * (light * colour)).astype(np.uint8)
+
+
+def _set_post(
+    cover: Pixels,
+    finer: int,
+    foot: tuple[float, float],
+    top: tuple[float, float],
+    lattice: bool,
+    rng: np.random.Generator,
+) -> None:
+    """Draw a post, or two with braces between them, into a cover that is `finer` times as large as its photo."""
+    unit = math.sqrt(cover.size)
+    thick = max(1, round(unit * log_uniform(rng, 0.0008, 0.004)))
+    (x, low), (above, high) = ((round(finer * place[0]), round(finer * place[1])) for place in (foot, top))
+    cv2.line(cover, (x, low), (above, high), 255, thick, cv2.LINE_AA)
+    if not lattice:
+        return
+    wide, bays = round(unit * rng.uniform(0.006, 0.04)), int(rng.integers(3, 14))
+    cv2.line(cover, (x + wide, low), (above + wide, high), 255, thick, cv2.LINE_AA)
+    levels = np.rint(np.linspace(high, low, bays + 1)).astype(int).tolist()
+    for upper, lower in pairwise(levels):
+        for end in (lower, upper):
+            cv2.line(cover, (above, upper), (above + wide, end), 255, max(1, thick // 2), cv2.LINE_AA)
 
 
 def _on_mast(

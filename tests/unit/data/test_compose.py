@@ -367,6 +367,12 @@ def test_structures_change_photo_and_truth_alike() -> None:
 # --- lights ---
 
 
+@pytest.fixture
+def lamps_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birefnet.data.compose.SKYLINE", 0.0)
+
+
+@pytest.mark.usefixtures("lamps_anywhere")
 def test_lights_are_background() -> None:
     photo = disc(RED, BLUE)
     photo[3, :20, :20] = UNLABELLED
@@ -382,6 +388,26 @@ def test_lights_are_background() -> None:
     assert sum(value > 150 for value in brightest) > 20
 
 
+@pytest.mark.parametrize("dusk", [0.0, 1.0])
+def test_a_skyline_is_background(dusk: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birefnet.data.compose.SKYLINE", 1.0)
+    monkeypatch.setattr("birefnet.data.compose.DUSK", dusk)
+    photo = disc(RED, BLUE)
+    photo[3, -40:, :40] = UNLABELLED
+    for seed in range(20):
+        result = light_up(photo, np.random.default_rng(seed))
+        assert torch.equal(result[3], photo[3])
+        assert not torch.equal(result[:3], photo[:3])
+        # Of what is no background one thing alone changes, the light.
+        for same in (photo[3] == FULL, photo[3] == UNLABELLED):
+            for channel in range(3):
+                assert len(result[channel][same & (photo[channel] == photo[channel][same][0])].unique()) == 1
+        inside = photo[3] == FULL
+        darker = result[:3].float()[:, inside].mean() / photo[:3].float()[:, inside].mean()
+        assert darker < 0.85 if dusk else darker == 1
+
+
+@pytest.mark.usefixtures("lamps_anywhere")
 def test_a_soft_edge_takes_as_much_light_as_it_shows_of_the_background() -> None:
     black = disc((0, 0, 0), (0, 0, 0))
     seen = torch.zeros(120, 120)

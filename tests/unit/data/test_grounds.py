@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from birefnet.data.grounds import _largest_empty, draw_ground, empty_part
+from birefnet.data.grounds import _largest_empty, draw_ground, empty_part, set_skyline
 
 
 def test_a_ground_follows_from_its_generator() -> None:
@@ -18,9 +18,10 @@ def test_grounds_differ() -> None:
     assert len({tuple(ground.reshape(-1, 3).mean(0).round().astype(int).tolist()) for ground in grounds}) > 35
 
 
-@pytest.mark.parametrize(("chance", "other"), [("TABLE", "MASTS"), ("MASTS", "TABLE")])
-def test_tables_and_masts_are_drawn(chance: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"birefnet.data.grounds.{other}", 0.0)
+@pytest.mark.parametrize("chance", ["TABLE", "MASTS", "SKYLINE"])
+def test_tables_masts_and_skylines_are_drawn(chance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in {"TABLE", "MASTS", "SKYLINE", "DUSK"} - {chance}:
+        monkeypatch.setattr(f"birefnet.data.grounds.{other}", 0.0)
     changed = []
     for seed in range(20):
         monkeypatch.setattr(f"birefnet.data.grounds.{chance}", 0.0)
@@ -30,6 +31,21 @@ def test_tables_and_masts_are_drawn(chance: str, other: str, monkeypatch: pytest
     assert sum(share > 0 for share in changed) >= 15
     # A table fills a part of the photo and may leave the rest in the dark, masts are thin.
     assert (float(np.mean(changed)) > 0.3) == (chance == "TABLE")
+
+
+def test_a_skyline_lies_below_and_has_lamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birefnet.data.grounds.DUSK", 0.0)
+    grey = np.full((120, 160, 3), 90, np.uint8)
+    before = grey.copy()
+    changed, brighter = np.zeros((120, 160)), np.zeros((120, 160))
+    for seed in range(60):
+        drawn = set_skyline(grey, np.random.default_rng(seed)).astype(int)
+        changed += (np.abs(drawn - grey).max(2) > 20) / 60
+        brighter += (drawn.min(2) > 200) / 60
+    assert np.array_equal(grey, before)
+    assert brighter.sum() > 10
+    assert brighter[60:].sum() > 10 * brighter[:60].sum()
+    assert changed[110:].mean() > 0.2 > 10 * changed[:60].mean()
 
 
 def test_an_empty_part_has_nothing_of_the_object() -> None:
