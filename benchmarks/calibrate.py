@@ -31,7 +31,7 @@ from birefnet.errors import ConfigError
 from birefnet.imaging.crf import settle
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
-from birefnet.imaging.postprocess import restore
+from birefnet.imaging.postprocess import restore, without_scraps
 from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare
 from birefnet.metrics import Conventions, Scorer
 
@@ -76,7 +76,7 @@ def score(
         truth = read_map(pair.mask).levels
         coarse = np.float32(1) / (1 + np.exp(-np.float32(factor) * (joined - np.float32(offset))))
         if crf:
-            coarse = settle(coarse[None], colours[None], crf)[0]
+            coarse = without_scraps(settle(coarse[None], colours[None], crf)[0])
         alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize, decided=crf > 0)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()

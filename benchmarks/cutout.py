@@ -122,7 +122,9 @@ def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
     now()
     alpha = predictor.segment(images)[0, 0]
     now()
-    matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize, decided=predictor.spec.crf > 0))
+    decided = predictor.spec.crf > 0
+    alpha = without_scraps(alpha) if decided else alpha
+    matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize, decided=decided))
     now()
     colours = matte.foreground
     now()

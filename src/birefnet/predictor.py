@@ -12,7 +12,7 @@ from birefnet.engines.base import Engine
 from birefnet.imaging.crf import settle
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
-from birefnet.imaging.postprocess import join, restore, trust, undecided
+from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
 from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
@@ -87,7 +87,8 @@ class Predictor:
             images = np.stack([prepare(photos[index].rgb, self.spec, size) for index in indices])
             gains = grey_world(images, self.spec)
             for index, alpha, colours in zip(indices, self.segment(images, gains), gains, strict=True):
-                mattes[index] = self._matte(photos[index], alpha[0], colours, refine)
+                coarse = without_scraps(alpha[0]) if self.spec.crf else alpha[0]
+                mattes[index] = self._matte(photos[index], coarse, colours, refine)
         return [mattes[index] for index in range(len(photos))]
 
     def segment(self, images: NDArray[np.float32], gains: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

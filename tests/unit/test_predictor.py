@@ -14,7 +14,7 @@ from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
 from birefnet.imaging.crf import settle
 from birefnet.imaging.io import Photo
-from birefnet.imaging.postprocess import join, restore, trust, undecided
+from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
 from birefnet.imaging.preprocess import denormalised, prepare
 from birefnet.predictor import PATCHES, Predictor, looks
 
@@ -137,7 +137,9 @@ def test_what_looks_alike_agrees_where_the_weights_ask_for_it() -> None:
         expected = settle(plain.segment(images)[:, 0], denormalised(images, spec), 5.0)
         assert np.array_equal(settling.segment(images)[:, 0], expected)
         # Next to nothing is undecided then, and edges are drawn between logits.
-        assert np.array_equal(settling.predict(rgb).alpha, restore(expected[0], (256, 256), decided=True))
+        assert np.array_equal(
+            settling.predict(rgb).alpha, restore(without_scraps(expected[0]), (256, 256), decided=True)
+        )
 
 
 def test_photos_in_one_run_are_balanced_each_for_itself() -> None:

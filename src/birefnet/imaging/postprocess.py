@@ -14,6 +14,11 @@ _SURE = 6.0
 """Logit of a pixel that counts as wholly decided, where logits are stretched: docs/log.md has the measurements."""
 _LEAST = 1 / (1 + math.exp(_SURE))
 
+_SCRAP, _SPECK = 0.05, 0.01
+"""Shares of the largest part's foreground, below which a part is a scrap: at the photo's border, and anywhere."""
+_FAINT = 0.02
+"""Alpha that parts end at."""
+
 
 def join(first: Alpha, second: Alpha) -> Alpha:
     """Join two looks at the same photo: the mean of their logits, as an alpha.  Two (...) -> (...) float32.
@@ -25,6 +30,22 @@ def join(first: Alpha, second: Alpha) -> Alpha:
     foreground, background = np.sqrt(first * second), np.sqrt((1 - first) * (1 - second))
     both = foreground + background
     return np.asarray(np.divide(foreground, both, out=np.full_like(both, 0.5), where=both > 0), np.float32)
+
+
+def without_scraps(alpha: Alpha) -> Alpha:
+    """Take away specks, and what the photo's border cuts off of something else.  (h, w) -> (h, w).
+
+    That is, small parts, and less small ones that touch the border. For the whole photo, as a CRF leaves it: in a
+    window of one the border cuts off the object itself.
+    """
+    count, labels = cv2.connectedComponents((alpha > _FAINT).astype(np.uint8))
+    amounts = np.bincount(labels.ravel(), alpha.ravel(), count)
+    amounts[0] = 0  # none of the parts
+    cut_off = np.zeros(count, bool)
+    cut_off[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    scraps = amounts < np.where(cut_off, _SCRAP, _SPECK) * amounts.max()
+    scraps[0] = False
+    return np.where(scraps[labels], np.float32(0), alpha)
 
 
 def restore(alpha: Alpha, size: tuple[int, int], resize: str = "pil_bilinear", *, decided: bool = False) -> Alpha:

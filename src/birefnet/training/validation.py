@@ -14,6 +14,7 @@ from birefnet.data.pairs import Pair
 from birefnet.data.photos import Photos
 from birefnet.imaging.crf import settle
 from birefnet.imaging.masks import read_map, resize_map
+from birefnet.imaging.postprocess import without_scraps
 from birefnet.imaging.preprocess import denormalised, grey_world, mirrored
 from birefnet.losses import training_losses
 from birefnet.metrics import Conventions, Reading, Scorer
@@ -121,7 +122,8 @@ class Validator:
                 joined = (logits + looked.float().flip(-1)) / 2
         alphas = joined.sigmoid().cpu().numpy()[:, 0]
         if spec.crf:
-            alphas = settle(alphas, denormalised(photos, spec), spec.crf)
+            settled = settle(alphas, denormalised(photos, spec), spec.crf)
+            alphas = np.stack([without_scraps(alpha) for alpha in settled])
         levels = np.rint(alphas * 255).astype(np.uint8)
         found = []
         for row, index in enumerate(indices):

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from birefnet.imaging.postprocess import join, restore
+from birefnet.imaging.postprocess import join, restore, without_scraps
 
 SIZES = [(300, 401), (100, 75), (64, 96), (64, 150), (1, 1), (300, 2), (1, 500)]
 
@@ -80,6 +80,23 @@ def test_a_decided_edge_stays_sharp_and_smooth_when_it_is_enlarged() -> None:
     assert wrong[16:-16].sum() < 0.1 * usual[16:-16].sum()
     soft, usual_soft = (((a > 0.1) & (a < 0.9)).sum() for a in (wide, restore(alpha, (256, 256))))
     assert soft < 0.8 * usual_soft
+
+
+def test_specks_and_what_the_border_cuts_off_are_no_part_of_the_object() -> None:
+    alpha = np.zeros((100, 120), np.float32)
+    alpha[30:70, 40:90] = 1  # 2,000 pixels
+    alpha[50, 89:92] = (1, 0.5, 0.01)
+    kept = alpha.copy()
+    kept[10:16, 60:70] = 1  # small, but whole
+    kept[90:, 10:21] = 1  # cut off, but not small
+    scraps = kept.copy()
+    scraps[:9, :10] = 0.9
+    scraps[80:84, 110:114], scraps[84, 110] = 1, 0.03
+    assert np.array_equal(without_scraps(scraps), kept)
+    assert np.array_equal(without_scraps(kept), kept)
+    for whole in (np.zeros_like(alpha), np.ones_like(alpha)):
+        assert np.array_equal(without_scraps(whole), whole)
+    assert without_scraps(scraps).dtype == np.float32
 
 
 def test_two_looks_are_joined_by_the_mean_of_their_logits() -> None:
