@@ -28,7 +28,7 @@ from birefnet.batch.pipeline import run
 from birefnet.batch.plan import Job
 from birefnet.imaging.io import encode_image, read_photo
 from birefnet.imaging.matte import Matte
-from birefnet.imaging.postprocess import restore
+from birefnet.imaging.postprocess import restore, without_scraps
 from birefnet.imaging.preprocess import prepare
 from birefnet.predictor import Predictor
 
