@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
 from birefnet.data.grounds import draw_ground, empty_part, set_skyline
+from birefnet.data.held import draw_thing
 from birefnet.data.lamps import Lamps
 from birefnet.data.shapes import draw_shape, log_uniform
 from birefnet.data.structures import cast_shadow, colour_shape
@@ -38,6 +40,9 @@ SQUEEZE = (1.5, 5.0)
 
 SKYLINE, DUSK = 0.5, 0.6
 """Shares of the photos with lamps whose lamps stand on masts at the lower border, and of these that become darker."""
+
+HELD, HIDDEN = (0.12, 0.5), 0.4
+"""Sizes of what an object holds, as shares of the photo's side, and how often it is dark behind it."""
 
 OWN, TONED = 0.25, 0.25
 """Shares of the grounds of scenes that are an empty part of the photo, and that take the object's mean colour."""
@@ -71,6 +76,7 @@ class Composition:
             else in it.
         slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
             rare in photos that were collected for their objects.
+        held: share with a drawn glossy thing of `birefnet.data.held` before their object, which belongs to it.
 
     Raises:
         ConfigError: a share is not from 0 to 1.
@@ -83,9 +89,10 @@ class Composition:
     lights: float = 0.0
     scenes: float = 0.0
     slender: float = 0.0
+    held: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("background", "paste", "structures", "lights", "scenes", "slender"):
+        for name in ("background", "paste", "structures", "lights", "scenes", "slender", "held"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
@@ -93,7 +100,7 @@ class Composition:
     @property
     def changes(self) -> bool:
         """Whether anything is done to any photo."""
-        return max(self.background, self.paste, self.structures, self.lights, self.scenes) > 0
+        return max(self.background, self.paste, self.structures, self.lights, self.scenes, self.held) > 0
 
 
 class Donors(Protocol):
@@ -108,10 +115,10 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
-    An object is set before a scene first, or else its background replaced; then another is pasted, then structures
-    drawn, then lamps lit behind all of it, so that one photo may get all of that. The truth is the union. Unlabelled
-    pixels of a donor are not pasted; those of a photo stay unlabelled unless they are covered wholly. A photo without
-    an object keeps its background, a donor without one gives none.
+    An object is set before a scene first, or else its background replaced; then it gets a thing to hold, then another
+    is pasted, then structures drawn, then lamps lit behind all of it, so that one photo may get all of that. The truth
+    is the union. Unlabelled pixels of a donor are not pasted; those of a photo stay unlabelled unless they are covered
+    wholly. A photo without an object keeps its background and gets nothing to hold, a donor without one gives none.
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
@@ -135,6 +142,8 @@ def compose(
             replaced = replace_background(composed[index], chances[3:8])
             if replaced is not None:
                 composed[index], plain[index] = replaced, True
+        if chances[20] < settings.held:
+            composed[index] = hold(composed[index], np.random.default_rng((seed, 3)))
         if chances[1] < settings.paste and donors is not None:
             composed[index] = paste(composed[index], donors[index], chances[8:16], squeeze)
         if chances[2] < settings.structures:
@@ -328,6 +337,67 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
     surface = torch.from_numpy(colour_shape(shape, colours, behind, generator)).to(photo.device)
     alpha = torch.from_numpy(shape.coverage).to(photo.device)[None].float() / 255
     return lay_over(photo, surface.permute(2, 0, 1) * alpha, alpha)
+
+
+# --- held things ---
+
+
+def hold(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Draw a glossy thing before a photo's object, partly beyond it, as if it was held; now and then it is dark behind.
+
+    Args:
+        photo: uint8 (4, H, W).
+        generator: source of randomness.
+
+    Returns:
+        uint8 (4, H, W); the photo as it is where it has no object.
+    """
+    _, height, width = photo.shape
+    label = photo[3].cpu().numpy()
+    unit = math.sqrt(height * width)
+    object_ = ((label > FULL // 2) & (label != UNLABELLED)).astype(np.uint8)
+    if object_.sum() < _LEAST_PIXELS:
+        return photo
+    # Mostly at its outline: what is held is in part beyond it.
+    outline = object_ - cv2.erode(object_, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(outline if generator.random() < 0.75 and outline.any() else object_)
+    size = max(8, round(unit * log_uniform(generator, *HELD)))
+    # Hands are in the lower part of what is seen of people, seldom at their heads.
+    picks = generator.integers(0, len(rows), generator.integers(1, 6))
+    pick = int(picks[rows[picks].argmax()])
+    middle = np.array([rows[pick], columns[pick]]) + generator.normal(0, 0.3 * size, 2)
+    thing = draw_thing(size, generator)
+    top, left = (np.rint(middle - size / 2).astype(int)).tolist()
+    inside = np.s_[max(top, 0) : max(0, min(top + size, height)), max(left, 0) : max(0, min(left + size, width))]
+    part = np.s_[max(-top, 0) : max(0, height - top), max(-left, 0) : max(0, width - left)]
+    layer = np.zeros((height, width, 4), np.float32)
+    share = thing.coverage[part].astype(np.float32)[..., None] / 255
+    layer[inside] = np.concatenate([thing.surface[part] * share, share], axis=2)
+    # As sharp as photos are.
+    soft = np.asarray(cv2.GaussianBlur(layer, (0, 0), generator.uniform(0.4, 1.0)), np.float32)
+    held = photo
+    if generator.random() < HIDDEN:
+        held = _darken_behind(held, middle, size, generator)
+    planes = torch.from_numpy(soft).permute(2, 0, 1).to(photo.device)
+    return lay_over(held, planes[:3], planes[3:].clamp(0, 1))
+
+
+def _darken_behind(photo: Tensor, middle: NDArray[np.float64], size: float, rng: np.random.Generator) -> Tensor:
+    """Let the background around a place be in the dark."""
+    _, height, width = photo.shape
+    _, alpha, known = _layers(photo)
+    y = (np.arange(height, dtype=np.float32)[:, None] - np.float32(middle[0])) / np.float32(size)
+    x = (np.arange(width, dtype=np.float32)[None] - np.float32(middle[1])) / np.float32(size)
+    if rng.random() < 0.5:  # a shadow
+        beyond = np.hypot(x, y) - log_uniform(rng, 0.7, 2)
+    else:  # something black that stands there, down to the border
+        aside, wide, top = rng.normal(0, 0.5), log_uniform(rng, 0.4, 2), rng.uniform(-1, 0.3)
+        beyond = np.maximum(np.abs(x - np.float32(aside)) - np.float32(wide), np.float32(top) - y)
+    near = np.clip(0.5 - beyond / log_uniform(rng, 0.02, 1), 0, 1)
+    dark = torch.from_numpy((rng.uniform(0.5, 1) * near).astype(np.float32)).to(photo.device)
+    darker = photo.clone()
+    darker[:3] = _to_bytes(photo[:3] * (1 - dark * (1 - alpha) * known))
+    return darker
 
 
 # --- lights ---

@@ -265,8 +265,8 @@ def paint(height: int, width: int, rng: np.random.Generator) -> Pixels:
 def cast_shadow(background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
     """Darken the background beside the shape now and then, so that a shadow is not taken for the object."""
     unit = math.sqrt(coverage.size)
-    present, (dx, dy) = rng.random() < 0.5, rng.normal(0, 0.03, 2) * unit
-    soft, strength = unit * log_uniform(rng, 0.003, 0.03), rng.uniform(0.15, 0.65)
+    present, (dx, dy) = rng.random() < 0.6, rng.normal(0, 0.05, 2) * unit
+    soft, strength = unit * log_uniform(rng, 0.003, 0.03), rng.uniform(0.15, 0.95)
     if not present:
         return background
     moved = cv2.warpAffine(coverage, np.array([[1, 0, dx], [0, 1, dy]]), coverage.shape[::-1])

@@ -12,6 +12,7 @@ from birefnet.data.compose import (
     compose,
     draw_on,
     foreground_colours,
+    hold,
     lay_over,
     light_up,
     paste,
@@ -46,7 +47,7 @@ def batch() -> Tensor:
     return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
 
 
-EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5)
+EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5, held=0.5)
 
 
 # --- all together ---
@@ -100,6 +101,8 @@ def test_shares_are_kept() -> None:
     behind = disc(RED, BLUE)[:, :32, :32].expand(150, -1, -1, -1)
     lit, _ = compose(behind, None, Composition(lights=0.4), generators(150))
     assert 0.28 < (lit != behind).flatten(1).any(1).float().mean() < 0.52
+    held, _ = compose(small[:150], None, Composition(held=0.4), generators(150))
+    assert 0.28 < (held != small[:150]).flatten(1).any(1).float().mean() < 0.52
 
 
 def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
@@ -107,7 +110,7 @@ def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
     assert torch.equal(result, batch)
 
 
-@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights", "scenes", "slender"])
+@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights", "scenes", "slender", "held"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_checked(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
@@ -270,6 +273,55 @@ def test_unlabelled_pixels_of_donor_and_photo() -> None:
     lower = paste(photo, donor, [0.4, 0.5, 0.9, 0.9, 0.0, 0, 0, 0])[3][unknown]
     assert (lower == FULL).any()
     assert (lower == UNLABELLED).any()
+
+
+# --- held things ---
+
+
+def test_what_is_held_belongs_to_the_object_and_is_in_part_beyond_it() -> None:
+    photo, beyond, dark = disc(RED, BLUE), 0, 0
+    for seed in range(40):
+        result = hold(photo, np.random.default_rng(seed))
+        assert torch.equal(result, hold(photo, np.random.default_rng(seed)))
+        assert (result[3] >= photo[3]).all()
+        # It is before the object, or begins not far from it.
+        thing = (result[3] > photo[3]) | ((result[:3] != photo[:3]).any(0) & (photo[3] == FULL))
+        near = torch.nn.functional.max_pool2d(photo[3][None].float(), 41, 1, 20)[0] > 0
+        assert (thing & near).any()
+        assert int((result[3] == FULL).sum()) < 0.8 * result[3].numel()
+        beyond += bool((result[3, photo[3] == 0] == FULL).sum() > 20)
+        # Where the truth is background the photo stays, but for what is dark there.
+        behind = result[:, (result[3] == 0)].int(), photo[:, (result[3] == 0)].int()
+        assert (behind[0] <= behind[1]).all()
+        dark += bool((behind[0] < behind[1]).any())
+    assert beyond > 20
+    assert 6 < dark < 26
+
+
+def test_without_an_object_nothing_is_held() -> None:
+    for level in (0, UNLABELLED):
+        photo = disc(RED, BLUE)
+        photo[3] = level
+        assert torch.equal(hold(photo, np.random.default_rng(0)), photo)
+
+
+def test_unlabelled_pixels_stay_so_around_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = disc(RED, BLUE)
+    photo[3, 80:] = UNLABELLED
+    unknown, covered, darker = photo[3] == UNLABELLED, 0, 0
+    for seed in range(20):
+        monkeypatch.setattr("birefnet.data.compose.HIDDEN", 0.0)
+        result = hold(photo, np.random.default_rng(seed))
+        assert (result[3, ~unknown] != UNLABELLED).all()
+        assert torch.isin(result[3, unknown], torch.tensor([FULL, UNLABELLED])).all()
+        covered += int((result[3, unknown] == FULL).sum())
+        # What makes it dark behind a thing leaves them as they are, as the object may be there.
+        monkeypatch.setattr("birefnet.data.compose.HIDDEN", 1.0)
+        dark = hold(photo, np.random.default_rng(seed))
+        darker += not torch.equal(dark, result)
+        assert torch.equal(dark[:, unknown], result[:, unknown])
+    assert covered > 0
+    assert darker > 10
 
 
 # --- structures ---
