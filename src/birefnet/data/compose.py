@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from birefnet.data.cache import FULL, UNLABELLED
-from birefnet.data.grounds import draw_ground, empty_part, set_skyline
+from birefnet.data.grounds import draw_ground, empty_part, set_drape, set_skyline
 from birefnet.data.held import draw_thing
 from birefnet.data.lamps import Lamps
 from birefnet.data.shapes import draw_shape, log_uniform
-from birefnet.data.structures import cast_shadow, colour_shape
+from birefnet.data.structures import cast_shadow, colour_shape, scaled, shade
 from birefnet.errors import ConfigError
 
 GREY, NEAR = 0.4, 0.4
@@ -76,6 +76,8 @@ class Composition:
             else in it.
         slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
             rare in photos that were collected for their objects.
+        drapes: share with a flag, a banner or a curtain that hangs at a border, behind the object.
+        shadows: share whose object casts a shadow on what is behind it.
         held: share with a drawn glossy thing of `birefnet.data.held` before their object, which belongs to it.
 
     Raises:
@@ -90,9 +92,11 @@ class Composition:
     scenes: float = 0.0
     slender: float = 0.0
     held: float = 0.0
+    drapes: float = 0.0
+    shadows: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("background", "paste", "structures", "lights", "scenes", "slender", "held"):
+        for name in ("background", "paste", "structures", "lights", "scenes", "slender", "held", "drapes", "shadows"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
@@ -100,7 +104,8 @@ class Composition:
     @property
     def changes(self) -> bool:
         """Whether anything is done to any photo."""
-        return max(self.background, self.paste, self.structures, self.lights, self.scenes, self.held) > 0
+        most = max(self.background, self.paste, self.structures, self.lights, self.scenes)
+        return max(most, self.held, self.drapes, self.shadows) > 0
 
 
 class Donors(Protocol):
@@ -115,10 +120,11 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
-    An object is set before a scene first, or else its background replaced; then it gets a thing to hold, then another
-    is pasted, then structures drawn, then lamps lit behind all of it, so that one photo may get all of that. The truth
-    is the union. Unlabelled pixels of a donor are not pasted; those of a photo stay unlabelled unless they are covered
-    wholly. A photo without an object keeps its background and gets nothing to hold, a donor without one gives none.
+    An object is set before a scene first, or else its background replaced; then it gets a thing to hold and something
+    that hangs behind it, then another is pasted, then structures are drawn, shadows cast and lamps lit behind all of
+    it, so that one photo may get all of that. The truth is the union. Unlabelled pixels of a donor are not pasted;
+    those of a photo stay unlabelled unless they are covered wholly. A photo without an object keeps its background and
+    gets nothing to hold, a donor without one gives none.
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
@@ -144,10 +150,14 @@ def compose(
                 composed[index], plain[index] = replaced, True
         if chances[20] < settings.held:
             composed[index] = hold(composed[index], np.random.default_rng((seed, 3)))
+        if chances[21] < settings.drapes:
+            composed[index] = hang_behind(composed[index], np.random.default_rng((seed, 4)))
         if chances[1] < settings.paste and donors is not None:
             composed[index] = paste(composed[index], donors[index], chances[8:16], squeeze)
         if chances[2] < settings.structures:
             composed[index] = draw_on(composed[index], np.random.default_rng(seed))
+        if chances[22] < settings.shadows:
+            composed[index] = shade_behind(composed[index], np.random.default_rng((seed, 5)))
         if chances[16] < settings.lights:
             composed[index] = light_up(composed[index], np.random.default_rng((seed, 1)))
     return composed, plain
@@ -259,8 +269,7 @@ def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: flo
     _, height, width = photo.shape
     ground = None
     if generator.random() < OWN:
-        own = np.ascontiguousarray(photo[:3].permute(1, 2, 0).cpu().numpy())
-        ground = empty_part(own, (photo[3] > 0).cpu().numpy(), generator)
+        ground = empty_part(_pixels(photo), (photo[3] > 0).cpu().numpy(), generator)
     if ground is None:
         ground = draw_ground(height, width, generator)
     inside = photo[3] == FULL
@@ -277,6 +286,20 @@ def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: flo
     darker = shaded.to(photo.device).float() - scene[:3].float()
     pasted[:3] = _to_bytes(pasted[:3] + (1 - alpha) * darker)
     return pasted
+
+
+def _pixels(photo: Tensor) -> NDArray[np.uint8]:
+    """The image without its label: (4, H, W) -> (H, W, 3)."""
+    return np.ascontiguousarray(photo[:3].permute(1, 2, 0).cpu().numpy())
+
+
+def _behind(photo: Tensor, changed: NDArray[np.uint8]) -> Tensor:
+    """Take what is changed (H, W, 3) where a photo's background is seen and known, by its share: (4, H, W)."""
+    _, alpha, known = _layers(photo)
+    there = _planes(changed).to(photo.device).float()
+    result = photo.clone()
+    result[:3] = _to_bytes(photo[:3] + (1 - alpha) * known * (there - photo[:3].float()))
+    return result
 
 
 def _planes(image: NDArray[np.uint8]) -> Tensor:
@@ -329,7 +352,7 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
     """
     _, height, width = photo.shape
     shape = draw_shape(height, width, generator)
-    behind = np.ascontiguousarray(photo[:3].permute(1, 2, 0).cpu().numpy())
+    behind = _pixels(photo)
     if generator.random() < 0.5:
         colours = behind[generator.integers(0, height, 2), generator.integers(0, width, 2)].astype(np.float32)
     else:
@@ -385,7 +408,6 @@ def hold(photo: Tensor, generator: np.random.Generator) -> Tensor:
 def _darken_behind(photo: Tensor, middle: NDArray[np.float64], size: float, rng: np.random.Generator) -> Tensor:
     """Let the background around a place be in the dark."""
     _, height, width = photo.shape
-    _, alpha, known = _layers(photo)
     y = (np.arange(height, dtype=np.float32)[:, None] - np.float32(middle[0])) / np.float32(size)
     x = (np.arange(width, dtype=np.float32)[None] - np.float32(middle[1])) / np.float32(size)
     if rng.random() < 0.5:  # a shadow
@@ -394,10 +416,23 @@ def _darken_behind(photo: Tensor, middle: NDArray[np.float64], size: float, rng:
         aside, wide, top = rng.normal(0, 0.5), log_uniform(rng, 0.4, 2), rng.uniform(-1, 0.3)
         beyond = np.maximum(np.abs(x - np.float32(aside)) - np.float32(wide), np.float32(top) - y)
     near = np.clip(0.5 - beyond / log_uniform(rng, 0.02, 1), 0, 1)
-    dark = torch.from_numpy((rng.uniform(0.5, 1) * near).astype(np.float32)).to(photo.device)
-    darker = photo.clone()
-    darker[:3] = _to_bytes(photo[:3] * (1 - dark * (1 - alpha) * known))
-    return darker
+    dark = np.float32(1) - np.float32(rng.uniform(0.5, 1)) * near.astype(np.float32)
+    return _behind(photo, scaled(_pixels(photo), dark))
+
+
+# --- shadows and drapes ---
+
+
+def shade_behind(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Let a photo's object cast a shadow on what is behind it.  uint8 (4, H, W) -> (4, H, W)."""
+    label = photo[3].cpu().numpy()
+    coverage = np.where(label == UNLABELLED, 0, label).astype(np.uint8)
+    return _behind(photo, shade(_pixels(photo), coverage, generator))
+
+
+def hang_behind(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Hang a flag, a banner or a curtain behind a photo's object, at a border.  uint8 (4, H, W) -> (4, H, W)."""
+    return _behind(photo, set_drape(_pixels(photo), generator))
 
 
 # --- lights ---
@@ -426,10 +461,7 @@ def light_up(photo: Tensor, generator: np.random.Generator) -> Tensor:
         if generator.random() < DUSK:
             dusk = np.append(generator.uniform(0.6, 1, 2), 1) * generator.uniform(0.25, 0.8)
             lit[:3] = _to_bytes(photo[:3] * photo.new_tensor(dusk, dtype=torch.float32).view(3, 1, 1))
-        own = np.ascontiguousarray(lit[:3].permute(1, 2, 0).cpu().numpy())
-        there = _planes(set_skyline(own, generator)).to(photo.device)
-        lit[:3] = _to_bytes(lit[:3] + behind * (there.float() - lit[:3].float()))
-        return lit
+        return _behind(lit, set_skyline(_pixels(lit), generator))
     side = math.sqrt(height * width)
     count, usual = int(generator.integers(1, 10)), side * log_uniform(generator, 0.004, 0.025)
     # Along a street or a pier as often as anywhere.

@@ -1,8 +1,8 @@
-"""What an object may stand before: drawn surfaces, tables, masts and skylines, or an empty part of its own photo.
+"""What an object may stand before: drawn surfaces, tables, masts, skylines, drapes, or an empty part of its own photo.
 
-Few photos that were collected for their objects show one on a table of wood whose edge runs through the photo, or
-between masts and lamps at dusk; a network that has not seen these takes them for objects. Nothing here is one, so the
-label of it all is background.
+Few photos that were collected for their objects show one on a table of wood whose edge runs through the photo, between
+masts and lamps at dusk, or beside a flag or a curtain; a network that has not seen these takes them for objects.
+Nothing here is one, so the label of it all is background.
 """
 
 import functools
@@ -19,8 +19,8 @@ from birefnet.data.structures import Pixels, colours_of_photos, paint, ramp, sca
 
 Point = NDArray[np.float64]
 
-TABLE, MASTS, SKYLINE = 0.65, 0.3, 0.5
-"""Chances that there is a table on a drawn ground, that there are masts, and that there is a skyline."""
+TABLE, MASTS, SKYLINE, DRAPE = 0.65, 0.3, 0.4, 0.2
+"""Chances that there is a table on a drawn ground, that there are masts, a skyline, and something that hangs there."""
 
 DUSK = 0.5
 """Chance that it is dusk behind a skyline."""
@@ -47,6 +47,8 @@ def draw_ground(height: int, width: int, generator: np.random.Generator) -> Pixe
         ground = _set_masts(ground, generator)
     if generator.random() < SKYLINE:
         ground = set_skyline(ground, generator)
+    if generator.random() < DRAPE:
+        ground = set_drape(ground, generator)
     return ground
 
 
@@ -228,6 +230,52 @@ def set_skyline(ground: Pixels, generator: np.random.Generator) -> Pixels:
     dark = colours_of_photos(generator, 2) * np.float32(generator.uniform(0.1, 0.9))
     skyline = _blend(ramp(smooth_noise(height, width, generator, 2, 2), dark), ground, share)
     return np.asarray(cv2.add(skyline, 255 * lamps.light, dtype=cv2.CV_8U), np.uint8)
+
+
+def set_drape(ground: Pixels, generator: np.random.Generator) -> Pixels:
+    """Hang a flag, a banner or a curtain at the left or right border of a photo, in folds: (H, W, 3)."""
+    height, width = ground.shape[:2]
+    unit = math.sqrt(height * width)
+    x = np.arange(width, dtype=np.float32)[None] / np.float32(unit)
+    y = np.arange(height, dtype=np.float32)[:, None] / np.float32(unit)
+    if generator.random() < 0.5:
+        x = x[:, ::-1]
+    bend = smooth_noise(height, width, generator, log_uniform(generator, 1, 6), 2) - np.float32(0.5)
+    # From the border to a line that leans, and mostly from above the photo to below it.
+    lean = np.float32(generator.normal(0, 0.3))
+    wide = np.float32(log_uniform(generator, 0.04, 0.4) * width / unit)
+    top = np.float32(generator.uniform(0, 0.5) * height / unit if generator.random() < 0.3 else -1)
+    bottom = np.float32(generator.uniform(0.5, 1) * height / unit if generator.random() < 0.3 else 9)
+    beyond = x - wide - lean * (y - y.mean()) + np.float32(generator.uniform(0, 0.15)) * bend
+    beyond = np.maximum(beyond, np.maximum(top - y, y - bottom))
+    share = np.clip(np.float32(0.5) - beyond * np.float32(unit / log_uniform(generator, 1, 6)), 0, 1)
+    colours = _cloth_colours(generator)
+    turn = generator.uniform(0, math.pi)
+    across = np.float32(math.cos(turn)) * x + np.float32(math.sin(turn)) * y + np.float32(0.2) * bend
+    stripes = np.floor(across * np.float32(log_uniform(generator, 3, 25))).astype(int) % len(colours)
+    cloth = np.asarray(colours[stripes], np.uint8)
+    if generator.random() < 0.3:  # stars, dots, letters
+        spots = smooth_noise(height, width, generator, log_uniform(generator, 8, 24), 1) > np.float32(0.75)
+        cloth[spots] = colours_of_photos(generator, 1)[0].astype(np.uint8)
+    hang = generator.normal(0, 0.15)
+    folds = np.float32(math.cos(hang)) * x + np.float32(math.sin(hang)) * y + np.float32(0.15) * bend
+    waves = np.sin(folds * np.float32(2 * math.pi * log_uniform(generator, 4, 30)))
+    light = np.float32(generator.uniform(0.4, 1.1)) * (1 + np.float32(generator.uniform(0.05, 0.5)) * waves)
+    return _blend(scaled(cloth, light.astype(np.float32)), ground, share.astype(np.float32))
+
+
+def _cloth_colours(rng: np.random.Generator) -> NDArray[np.float32]:
+    """One to four colours, as strong as dyes are: (N, 3)."""
+    colours = []
+    for _ in range(int(rng.integers(1, 5))):
+        if rng.random() < 0.3:
+            colours.append(np.full(3, rng.uniform(180, 255)))
+            continue
+        hue = rng.choice((0.0, 120.0, 230.0, 50.0)) + rng.normal(0, 12) if rng.random() < 0.7 else rng.uniform(0, 360)
+        pure = np.clip(np.abs((hue / 60 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+        strength = rng.uniform(0.5, 1)
+        colours.append(rng.uniform(70, 240) * (1 - strength + strength * pure))
+    return np.asarray(colours, np.float32)
 
 
 def _dim(ground: Pixels, rng: np.random.Generator) -> Pixels:

@@ -264,12 +264,32 @@ def paint(height: int, width: int, rng: np.random.Generator) -> Pixels:
 
 def cast_shadow(background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
     """Darken the background beside the shape now and then, so that a shadow is not taken for the object."""
+    present = rng.random() < 0.6
+    shaded = shade(background, coverage, rng)
+    return shaded if present else background
+
+
+def shade(background: Pixels, coverage: Pixels, rng: np.random.Generator) -> Pixels:
+    """Let a shape's shadow fall on what is behind it: a little aside, of about its size, soft or hard, up to black.
+
+    Args:
+        background: (H, W, 3).
+        coverage: (H, W), share of each pixel that the shape covers, 255 for all.
+        rng: source of randomness.
+
+    Returns:
+        (H, W, 3).
+    """
     unit = math.sqrt(coverage.size)
-    present, (dx, dy) = rng.random() < 0.6, rng.normal(0, 0.05, 2) * unit
+    dx, dy = rng.normal(0, 0.05, 2) * unit
     soft, strength = unit * log_uniform(rng, 0.003, 0.03), rng.uniform(0.15, 0.95)
-    if not present:
+    larger = log_uniform(rng, 0.9, 1.25)
+    amounts = cv2.moments(coverage)
+    if amounts["m00"] == 0:
         return background
-    moved = cv2.warpAffine(coverage, np.array([[1, 0, dx], [0, 1, dy]]), coverage.shape[::-1])
+    x, y = amounts["m10"] / amounts["m00"], amounts["m01"] / amounts["m00"]
+    aside = np.array([[larger, 0, x - larger * x + dx], [0, larger, y - larger * y + dy]])
+    moved = cv2.warpAffine(coverage, aside, coverage.shape[::-1])
     dark = _soften(np.asarray(moved, np.uint8), soft).astype(np.float32) * np.float32(-strength / 255) + np.float32(1)
     return scaled(background, dark)
 

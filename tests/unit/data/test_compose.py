@@ -12,12 +12,14 @@ from birefnet.data.compose import (
     compose,
     draw_on,
     foreground_colours,
+    hang_behind,
     hold,
     lay_over,
     light_up,
     paste,
     replace_background,
     set_before_scene,
+    shade_behind,
 )
 from birefnet.errors import ConfigError
 
@@ -47,7 +49,9 @@ def batch() -> Tensor:
     return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
 
 
-EVERYTHING = Composition(background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5, held=0.5)
+EVERYTHING = Composition(
+    background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5, held=0.5, drapes=0.5, shadows=0.5
+)
 
 
 # --- all together ---
@@ -101,8 +105,10 @@ def test_shares_are_kept() -> None:
     behind = disc(RED, BLUE)[:, :32, :32].expand(150, -1, -1, -1)
     lit, _ = compose(behind, None, Composition(lights=0.4), generators(150))
     assert 0.28 < (lit != behind).flatten(1).any(1).float().mean() < 0.52
-    held, _ = compose(small[:150], None, Composition(held=0.4), generators(150))
-    assert 0.28 < (held != small[:150]).flatten(1).any(1).float().mean() < 0.52
+    whole = disc(RED, BLUE)[:, ::2, ::2].expand(150, -1, -1, -1)
+    for settings in (Composition(held=0.4), Composition(drapes=0.4), Composition(shadows=0.4)):
+        changed, _ = compose(whole, None, settings, generators(150))
+        assert 0.25 < (changed != whole).flatten(1).any(1).float().mean() < 0.52
 
 
 def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
@@ -110,7 +116,9 @@ def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
     assert torch.equal(result, batch)
 
 
-@pytest.mark.parametrize("name", ["background", "paste", "structures", "lights", "scenes", "slender", "held"])
+@pytest.mark.parametrize(
+    "name", ["background", "paste", "structures", "lights", "scenes", "slender", "held", "drapes", "shadows"]
+)
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_checked(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
@@ -322,6 +330,46 @@ def test_unlabelled_pixels_stay_so_around_what_is_held(monkeypatch: pytest.Monke
         assert torch.equal(dark[:, unknown], result[:, unknown])
     assert covered > 0
     assert darker > 10
+
+
+# --- shadows and drapes ---
+
+
+@pytest.mark.parametrize("change", [shade_behind, hang_behind])
+def test_what_is_behind_the_object_leaves_it_and_the_truth_as_they_are(
+    change: Callable[[Tensor, np.random.Generator], Tensor],
+) -> None:
+    photo, changed = disc(RED, BLUE), 0
+    photo[3, :20] = UNLABELLED
+    kept = (photo[3] == FULL) | (photo[3] == UNLABELLED)
+    for seed in range(20):
+        result = change(photo, np.random.default_rng(seed))
+        assert torch.equal(result, change(photo, np.random.default_rng(seed)))
+        assert torch.equal(result[3], photo[3])
+        assert torch.equal(result[:, kept], photo[:, kept])
+        changed += not torch.equal(result, photo)
+    assert changed > 14
+
+
+def test_a_shadow_has_about_the_shape_of_its_object_and_lies_beside_it() -> None:
+    photo, amounts = disc(RED, BLUE, 20), []
+    for seed in range(60):
+        result = shade_behind(photo, np.random.default_rng(seed))
+        loss = (photo[2].float() - result[2].float()) / photo[2].float()
+        assert loss.min() >= 0
+        assert loss.max() < 0.96
+        dark = loss > 0.1
+        # Not far from the object: the distance's deviation is a twentieth of the side in each direction.
+        assert not dark[:, :10].any()
+        assert int(dark.sum()) < 2 * int((photo[3] > 0).sum())
+        amounts.append(float(loss.sum()))
+    assert np.std(amounts) > 0.3 * np.mean(amounts)
+
+
+def test_without_an_object_there_is_no_shadow() -> None:
+    photo = disc(RED, BLUE)
+    photo[3] = 0
+    assert torch.equal(shade_behind(photo, np.random.default_rng(0)), photo)
 
 
 # --- structures ---

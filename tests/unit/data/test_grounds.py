@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from birefnet.data.grounds import _largest_empty, draw_ground, empty_part, set_skyline
+from birefnet.data.grounds import _largest_empty, draw_ground, empty_part, set_drape, set_skyline
 
 
 def test_a_ground_follows_from_its_generator() -> None:
@@ -18,9 +18,9 @@ def test_grounds_differ() -> None:
     assert len({tuple(ground.reshape(-1, 3).mean(0).round().astype(int).tolist()) for ground in grounds}) > 35
 
 
-@pytest.mark.parametrize("chance", ["TABLE", "MASTS", "SKYLINE"])
-def test_tables_masts_and_skylines_are_drawn(chance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for other in {"TABLE", "MASTS", "SKYLINE", "DUSK"} - {chance}:
+@pytest.mark.parametrize("chance", ["TABLE", "MASTS", "SKYLINE", "DRAPE"])
+def test_tables_masts_skylines_and_drapes_are_drawn(chance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in {"TABLE", "MASTS", "SKYLINE", "DUSK", "DRAPE"} - {chance}:
         monkeypatch.setattr(f"birefnet.data.grounds.{other}", 0.0)
     changed = []
     for seed in range(20):
@@ -29,7 +29,7 @@ def test_tables_masts_and_skylines_are_drawn(chance: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(f"birefnet.data.grounds.{chance}", 1.0)
         changed.append(float((np.abs(draw_ground(96, 96, np.random.default_rng(seed)) - bare).max(2) > 8).mean()))
     assert sum(share > 0 for share in changed) >= 15
-    # A table fills a part of the photo and may leave the rest in the dark, masts are thin.
+    # A table fills a part of the photo and may leave the rest in the dark, masts are thin and drapes at one side.
     assert (float(np.mean(changed)) > 0.3) == (chance == "TABLE")
 
 
@@ -46,6 +46,23 @@ def test_a_skyline_lies_below_and_has_lamps(monkeypatch: pytest.MonkeyPatch) -> 
     assert brighter.sum() > 10
     assert brighter[60:].sum() > 10 * brighter[:60].sum()
     assert changed[110:].mean() > 0.2 > 10 * changed[:60].mean()
+
+
+def test_a_drape_hangs_at_a_side_in_one_piece_and_differs() -> None:
+    grey = np.full((120, 160, 3), 90, np.uint8)
+    before, changed, colours = grey.copy(), np.zeros((120, 160)), set()
+    for seed in range(60):
+        drawn = set_drape(grey, np.random.default_rng(seed)).astype(int)
+        there = np.abs(drawn - grey).max(2) > 6
+        changed += there / 60
+        if there.mean() > 0.05:
+            colours.add(tuple((drawn[there].mean(0) // 8).tolist()))
+    assert np.array_equal(grey, before)
+    sides = changed[:, :10].mean() + changed[:, -10:].mean()
+    assert 0.6 < sides < 1.0
+    assert abs(changed[:, :10].mean() - changed[:, -10:].mean()) < 0.4
+    assert changed[:, 70:90].mean() < 0.1
+    assert len(colours) > 25
 
 
 def test_an_empty_part_has_nothing_of_the_object() -> None:
