@@ -20,7 +20,7 @@ Plane = NDArray[np.float32]
 
 # Material: how bright its own colour is, from and to. Black is what people hold most, and is found least.
 _MATERIALS = {"black": (4.0, 40.0), "white": (190.0, 250.0), "coloured": (0.0, 0.0)}
-_SHARES = (0.45, 0.2, 0.35)
+_SHARES = (0.55, 0.15, 0.3)
 
 
 @dataclass(frozen=True, eq=False)

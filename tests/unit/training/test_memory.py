@@ -150,7 +150,10 @@ def test_photos_on_the_disk() -> None:
     [
         ["nano", {"data.sizes": "160", "data.batch": 16}],
         ["dis5k", {"model.backbone": "pvt_v2_b0", "data.sizes": "128", "data.batch": 4}],
-        ["dis5k", {"model.backbone": "swin_v1_t", "data.sizes": "224", "data.batch": 2, "memory.checkpoint": True}],
+        pytest.param(
+            ["dis5k", {"model.backbone": "swin_v1_t", "data.sizes": "224", "data.batch": 2, "memory.checkpoint": True}],
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["nano", "pvt", "swin"],
 )
