@@ -18,9 +18,14 @@ from birefnet.models import BUNDLED, bundled_file
 def test_both_engines_give_the_same_mask(name: str, astronaut: Path, chelsea: Path) -> None:
     for path in (astronaut, chelsea):
         engines = ({"engine": "onnx"}, {"engine": "torch", "precision": "float32"})
-        masks = [birefnet.load(name, **engine).predict(path).alpha for engine in engines]
+        masks = [birefnet.load(name, crf=0.0, **engine).predict(path).alpha for engine in engines]
         assert masks[0].shape == read_photo(path).rgb.shape[:2]
         assert np.abs(masks[0] - masks[1]).max() < 1e-3
+        # A CRF makes more of differences where the network is undecided.
+        settled = [birefnet.load(name, **engine).predict(path).alpha for engine in engines]
+        apart = np.abs(settled[0] - settled[1])
+        assert apart.max() < 0.05
+        assert (apart > 1e-3).mean() < 0.03
 
 
 def test_the_object_is_found(astronaut: Path, chelsea: Path) -> None:

@@ -41,7 +41,7 @@ SQUEEZE = (1.5, 5.0)
 SKYLINE, DUSK = 0.5, 0.6
 """Shares of the photos with lamps whose lamps stand on masts at the lower border, and of these that become darker."""
 
-HELD, HIDDEN = (0.14, 0.65), 0.4
+HELD, HIDDEN = (0.18, 0.65), 0.5
 """Sizes of what an object holds, as shares of the photo's side, and how often it is dark behind it."""
 
 OWN, TONED = 0.25, 0.25
