@@ -32,7 +32,7 @@ _RANGE = 128
 """More levels than a coordinate of L*a*b* has in steps of `_ALIKE`, with one to spare at both ends."""
 _GAP = 1 / 32
 """How far from the foreground a gap's middle may be, as a share of the side of a square with as many pixels."""
-_DOUBT = (0.3, 0.5)
+_DOUBT = (0.2, 0.4)
 """Alphas before: gaps are not closed at the first, up to all at the second."""
 _PASSES = 128
 """The most pixels that it is looked for whether a gap is open."""

@@ -182,7 +182,7 @@ def test_what_is_no_gap_stays_open(rows: slice, columns: slice) -> None:
 def test_a_gap_is_closed_by_degrees() -> None:
     found = np.ones((96, 96), np.float32)
     found[46:50, 40:60] = 0.1
-    amounts = [closed(found, np.full_like(found, doubt))[48, 50] for doubt in (0.25, 0.35, 0.4, 0.45, 0.55)]
+    amounts = [closed(found, np.full_like(found, doubt))[48, 50] for doubt in (0.15, 0.25, 0.3, 0.35, 0.45)]
     assert amounts == pytest.approx([0.1, 0.25, 0.5, 0.75, 1])
     # And by how high the wall around it is.
     found[:46, 50] = 0.6
