@@ -287,23 +287,24 @@ def test_unlabelled_pixels_of_donor_and_photo() -> None:
 
 
 def test_what_is_held_belongs_to_the_object_and_is_in_part_beyond_it() -> None:
-    photo, beyond, dark = disc(RED, BLUE), 0, 0
+    photo, touching, beyond, dark = disc(RED, BLUE), 0, 0, 0
     for seed in range(40):
         result = hold(photo, np.random.default_rng(seed))
         assert torch.equal(result, hold(photo, np.random.default_rng(seed)))
         assert (result[3] >= photo[3]).all()
-        # It is before the object, or begins not far from it.
+        # It is before the object, or, seldom, not far from it.
         thing = (result[3] > photo[3]) | ((result[:3] != photo[:3]).any(0) & (photo[3] == FULL))
         near = torch.nn.functional.max_pool2d(photo[3][None].float(), 41, 1, 20)[0] > 0
-        assert (thing & near).any()
+        touching += bool((thing & near).any())
         assert int((result[3] == FULL).sum()) < 0.8 * result[3].numel()
         beyond += bool((result[3, photo[3] == 0] == FULL).sum() > 20)
         # Where the truth is background the photo stays, but for what is dark there.
         behind = result[:, (result[3] == 0)].int(), photo[:, (result[3] == 0)].int()
         assert (behind[0] <= behind[1]).all()
         dark += bool((behind[0] < behind[1]).any())
+    assert touching >= 36
     assert beyond > 20
-    assert 6 < dark < 26
+    assert 10 < dark < 30
 
 
 def test_without_an_object_nothing_is_held() -> None:
