@@ -76,9 +76,9 @@ class Composition:
             else in it.
         slender: share of all pasted objects that become thinner, by a factor from `SQUEEZE`; poles, pens and towers are
             rare in photos that were collected for their objects.
+        held: share with a drawn glossy thing of `birefnet.data.held` before their object, which belongs to it.
         drapes: share with a flag, a banner or a curtain that hangs at a border, behind the object.
         shadows: share whose object casts a shadow on what is behind it.
-        held: share with a drawn glossy thing of `birefnet.data.held` before their object, which belongs to it.
 
     Raises:
         ConfigError: a share is not from 0 to 1.
@@ -366,7 +366,7 @@ def draw_on(photo: Tensor, generator: np.random.Generator) -> Tensor:
 
 
 def hold(photo: Tensor, generator: np.random.Generator) -> Tensor:
-    """Draw a glossy thing before a photo's object, partly beyond it, as if it was held; now and then it is dark behind.
+    """Draw a glossy thing before a photo's object, partly beyond it, as if it was held; often it is dark behind.
 
     Args:
         photo: uint8 (4, H, W).
@@ -378,12 +378,12 @@ def hold(photo: Tensor, generator: np.random.Generator) -> Tensor:
     _, height, width = photo.shape
     label = photo[3].cpu().numpy()
     unit = math.sqrt(height * width)
-    object_ = ((label > FULL // 2) & (label != UNLABELLED)).astype(np.uint8)
-    if object_.sum() < _LEAST_PIXELS:
+    present = ((label > FULL // 2) & (label != UNLABELLED)).astype(np.uint8)
+    if present.sum() < _LEAST_PIXELS:
         return photo
     # Mostly at its outline: what is held is in part beyond it.
-    outline = object_ - cv2.erode(object_, np.ones((3, 3), np.uint8))
-    rows, columns = np.nonzero(outline if generator.random() < 0.75 and outline.any() else object_)
+    outline = present - cv2.erode(present, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(outline if generator.random() < 0.75 and outline.any() else present)
     size = max(8, round(unit * log_uniform(generator, *HELD)))
     # Hands are in the lower part of what is seen of people, seldom at their heads.
     picks = generator.integers(0, len(rows), generator.integers(1, 6))
