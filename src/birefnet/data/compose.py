@@ -1,4 +1,4 @@
-"""Photos put together anew: on other backgrounds, with another photo's object, with thin structures, before lamps.
+"""Photos put together anew: on other backgrounds, with another photo's object, with what is drawn into them.
 
 All of it works on packed bytes, before augmentation, and keeps the truth exact: what is laid over a photo is laid over
 its label by the same share. Every sample is worked on by itself and draws from its own generator, always as many
@@ -7,7 +7,7 @@ numbers, so that what becomes of it depends neither on its batch nor on what is 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import cv2
@@ -23,6 +23,7 @@ from birefnet.data.held import draw_thing
 from birefnet.data.lamps import Lamps
 from birefnet.data.shapes import draw_shape, log_uniform
 from birefnet.data.structures import cast_shadow, colour_shape, scaled, shade
+from birefnet.data.tableware import draw_tableware
 from birefnet.errors import ConfigError
 
 GREY, NEAR = 0.4, 0.4
@@ -79,6 +80,7 @@ class Composition:
         held: share with a drawn glossy thing of `birefnet.data.held` before their object, which belongs to it.
         drapes: share with a flag, a banner or a curtain that hangs at a border, behind the object.
         shadows: share whose object casts a shadow on what is behind it.
+        tableware: share that give way to drawn tableware on a table (`birefnet.data.tableware`).
 
     Raises:
         ConfigError: a share is not from 0 to 1.
@@ -94,18 +96,20 @@ class Composition:
     held: float = 0.0
     drapes: float = 0.0
     shadows: float = 0.0
+    tableware: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("background", "paste", "structures", "lights", "scenes", "slender", "held", "drapes", "shadows"):
-            share = getattr(self, name)
+        for name, share in self._shares().items():
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is no share: give a number from 0 to 1")
 
     @property
     def changes(self) -> bool:
         """Whether anything is done to any photo."""
-        most = max(self.background, self.paste, self.structures, self.lights, self.scenes)
-        return max(most, self.held, self.drapes, self.shadows) > 0
+        return any(share > 0 for name, share in self._shares().items() if name != "slender")
+
+    def _shares(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "donors"}
 
 
 class Donors(Protocol):
@@ -120,11 +124,11 @@ def compose(
 ) -> tuple[Tensor, Tensor]:
     """Put photos together anew, as far as their generators have it.
 
-    An object is set before a scene first, or else its background replaced; then it gets a thing to hold and something
-    that hangs behind it, then another is pasted, then structures are drawn, shadows cast and lamps lit behind all of
-    it, so that one photo may get all of that. The truth is the union. Unlabelled pixels of a donor are not pasted;
-    those of a photo stay unlabelled unless they are covered wholly. A photo without an object keeps its background and
-    gets nothing to hold, a donor without one gives none.
+    A photo gives way to drawn tableware, or its object is set before a scene, or else its background replaced; then it
+    gets a thing to hold and something that hangs behind it, then another is pasted, then structures are drawn, shadows
+    cast and lamps lit behind all of it, so that one photo may get all of that. The truth is the union. Unlabelled
+    pixels of a donor are not pasted; those of a photo stay unlabelled unless they are covered wholly. A photo without
+    an object keeps its background and gets nothing to hold, a donor without one gives none.
 
     Args:
         pixels: uint8 (B, 4, H, W): red, green, blue and the label of `birefnet.data.cache`; left as it is.
@@ -142,7 +146,9 @@ def compose(
         chances = torch.rand(_CHANCES, generator=generator, dtype=torch.float64).tolist()
         seed = int(torch.randint(_SEEDS, (), generator=generator))
         squeeze = _squeeze(chances[19]) if chances[18] < settings.slender else 1.0
-        if chances[17] < settings.scenes:
+        if chances[23] < settings.tableware:
+            composed[index] = serve(composed[index], np.random.default_rng((seed, 6)))
+        elif chances[17] < settings.scenes:
             composed[index] = set_before_scene(composed[index], np.random.default_rng((seed, 2)), squeeze)
         elif chances[0] < settings.background:
             replaced = replace_background(composed[index], chances[3:8])
@@ -286,6 +292,13 @@ def set_before_scene(photo: Tensor, generator: np.random.Generator, squeeze: flo
     darker = shaded.to(photo.device).float() - scene[:3].float()
     pasted[:3] = _to_bytes(pasted[:3] + (1 - alpha) * darker)
     return pasted
+
+
+def serve(photo: Tensor, generator: np.random.Generator) -> Tensor:
+    """Draw tableware on a table in place of a photo.  uint8 (4, H, W) -> (4, H, W)."""
+    drawn, coverage = draw_tableware(photo.shape[1], photo.shape[2], generator)
+    label = np.rint(coverage * np.float32(FULL / 255)).astype(np.uint8)
+    return torch.cat([_planes(drawn), torch.from_numpy(label)[None]]).to(photo.device)
 
 
 def _pixels(photo: Tensor) -> NDArray[np.uint8]:

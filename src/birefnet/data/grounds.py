@@ -42,7 +42,7 @@ def draw_ground(height: int, width: int, generator: np.random.Generator) -> Pixe
     ground = paint(height, width, generator)
     table, masts = generator.random() < TABLE, generator.random() < MASTS
     if table:
-        ground = _set_table(ground, generator)
+        ground = set_table(ground, generator)
     if masts:
         ground = _set_masts(ground, generator)
     if generator.random() < SKYLINE:
@@ -95,7 +95,7 @@ def _largest_empty(occupied: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return found
 
 
-def _set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
+def set_table(ground: Pixels, rng: np.random.Generator) -> Pixels:
     """Cover the photo on one side of a line by a surface that is lit, mostly of wood."""
     height, width = ground.shape[:2]
     unit = math.sqrt(height * width)
@@ -249,7 +249,7 @@ def set_drape(ground: Pixels, generator: np.random.Generator) -> Pixels:
     beyond = x - wide - lean * (y - y.mean()) + np.float32(generator.uniform(0, 0.15)) * bend
     beyond = np.maximum(beyond, np.maximum(top - y, y - bottom))
     share = np.clip(np.float32(0.5) - beyond * np.float32(unit / log_uniform(generator, 1, 6)), 0, 1)
-    colours = _cloth_colours(generator)
+    colours = dyes(generator)
     turn = generator.uniform(0, math.pi)
     across = np.float32(math.cos(turn)) * x + np.float32(math.sin(turn)) * y + np.float32(0.2) * bend
     stripes = np.floor(across * np.float32(log_uniform(generator, 3, 25))).astype(int) % len(colours)
@@ -264,8 +264,8 @@ def set_drape(ground: Pixels, generator: np.random.Generator) -> Pixels:
     return _blend(scaled(cloth, light.astype(np.float32)), ground, share.astype(np.float32))
 
 
-def _cloth_colours(rng: np.random.Generator) -> NDArray[np.float32]:
-    """One to four colours, as strong as dyes are: (N, 3)."""
+def dyes(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw one to four strong colours: (N, 3) up to 255."""
     colours = []
     for _ in range(int(rng.integers(1, 5))):
         if rng.random() < 0.3:

@@ -48,27 +48,27 @@ def draw_thing(side: int, generator: np.random.Generator) -> Thing:
     body = _body(x, y, generator)
     inside = np.clip(1 - body, 0, 1)  # 0 at its edge, 1 in its middle
     pixel = 2.4 / side
-    coverage = _covered(body, pixel)
-    surface = np.broadcast_to(_material(generator), (side, side, 3)).astype(np.float32)
+    coverage = covered(body, pixel)
+    surface = np.broadcast_to(material(generator), (side, side, 3)).astype(np.float32)
     polish = np.full((side, side), generator.uniform(0.2, 1), np.float32)
     for _ in range(int(generator.choice((0, 1, 1, 2)))):  # a visor, a window, a stripe
         part = _part(x, y, inside, pixel, generator)
         frame = np.clip(_grown(part, side * generator.uniform(0.01, 0.05)) - part, 0, 1)
         if generator.random() < 0.6:
-            surface = _laid(surface, _material(generator), frame)
-        surface = _laid(surface, _material(generator), part)
+            surface = laid(surface, material(generator), frame)
+        surface = laid(surface, material(generator), part)
         polish = polish * (1 - part) + part * np.float32(generator.uniform(0.5, 1))
     if generator.random() < 0.4:  # a rim around it all
-        rim = _covered(np.abs(body - np.float32(0.93)) / np.float32(generator.uniform(0.03, 0.1)), pixel * 12)
-        surface = _laid(surface, _material(generator), rim)
+        rim = covered(np.abs(body - np.float32(0.93)) / np.float32(generator.uniform(0.03, 0.1)), pixel * 12)
+        surface = laid(surface, material(generator), rim)
     for _ in range(int(generator.choice((0, 0, 1, 2, 3)))):  # knobs, hinges, handles at its edge
         angle, size = generator.uniform(0, 2 * math.pi), log_uniform(generator, 0.06, 0.2)
         reach = 1.05 - size * generator.uniform(0.2, 0.9)
         knob = _disc(x - np.float32(reach * math.cos(angle)), y - np.float32(reach * math.sin(angle)), size, pixel)
-        surface = _laid(surface, _material(generator), knob)
+        surface = laid(surface, material(generator), knob)
         coverage = np.maximum(coverage, knob)
     lit = _lit(x, y, inside, generator)
-    surface = surface * lit[..., None] + np.float32(255) * (polish * _highlights(x, y, pixel, generator))[..., None]
+    surface = surface * lit[..., None] + np.float32(255) * (polish * highlights(x, y, pixel, generator))[..., None]
     return Thing(np.clip(surface, 0, 255).astype(np.uint8), np.rint(255 * coverage).astype(np.uint8))
 
 
@@ -94,11 +94,11 @@ def _part(x: Plane, y: Plane, inside: Plane, pixel: float, rng: np.random.Genera
     if kind < 0.5:
         wide, tall = rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.7)
         oval = np.hypot((across - np.float32(rng.uniform(-0.1, 0.5))) / np.float32(wide), along / np.float32(tall))
-        part = _covered(np.asarray(oval, np.float32), pixel / tall)
+        part = covered(np.asarray(oval, np.float32), pixel / tall)
     else:
         beyond = across + np.float32(rng.normal(0, 0.3)) * along * along - np.float32(rng.uniform(-0.4, 0.4))
         edge = np.abs(beyond) / np.float32(rng.uniform(0.05, 0.2)) if kind > 0.8 else np.float32(1) - beyond
-        part = _covered(np.asarray(edge, np.float32), pixel)
+        part = covered(np.asarray(edge, np.float32), pixel)
     return np.asarray(part * np.clip(inside / np.float32(max(0.04, pixel)), 0, 1), np.float32)
 
 
@@ -109,7 +109,7 @@ def _lit(x: Plane, y: Plane, inside: Plane, rng: np.random.Generator) -> Plane:
     return np.asarray((1 + np.float32(depth) * sloped) * (1 - np.float32(dark) * (1 - inside) ** 3), np.float32)
 
 
-def _highlights(x: Plane, y: Plane, pixel: float, rng: np.random.Generator) -> Plane:
+def highlights(x: Plane, y: Plane, pixel: float, rng: np.random.Generator) -> Plane:
     """What the surface reflects of windows, lamps and the floor: (N, N), 1 for white."""
     shine = np.zeros_like(x)
     for _ in range(int(rng.choice((0, 1, 1, 2, 3, 5)))):
@@ -123,7 +123,7 @@ def _highlights(x: Plane, y: Plane, pixel: float, rng: np.random.Generator) -> P
             spot = np.exp(-across * across - along * along)
         else:  # a window, or a long tube, that follows the body's curve
             along = along + np.float32(rng.normal(0, 0.5)) * across * across
-            spot = _covered(np.maximum(np.abs(across), np.abs(along)), pixel / tall)
+            spot = covered(np.maximum(np.abs(across), np.abs(along)), pixel / tall)
         shine += np.float32(strength) * spot
     if rng.random() < 0.4:  # the floor or the sky along an edge
         turn, begins = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.8)
@@ -132,7 +132,7 @@ def _highlights(x: Plane, y: Plane, pixel: float, rng: np.random.Generator) -> P
     return shine
 
 
-def _material(rng: np.random.Generator) -> NDArray[np.float32]:
+def material(rng: np.random.Generator) -> NDArray[np.float32]:
     """A colour: black, white or any, (3,) up to 255."""
     name = rng.choice(list(_MATERIALS), p=_SHARES)
     if name == "coloured":
@@ -141,13 +141,13 @@ def _material(rng: np.random.Generator) -> NDArray[np.float32]:
     return (rng.uniform(low, high) * rng.uniform(0.9, 1, 3)).astype(np.float32)
 
 
-def _covered(distance: Plane, pixel: float) -> Plane:
+def covered(distance: Plane, pixel: float) -> Plane:
     """Share of each pixel on the side where a distance is below 1."""
     return np.asarray(np.clip((1 - distance) / np.float32(pixel) + np.float32(0.5), 0, 1), np.float32)
 
 
 def _disc(x: Plane, y: Plane, radius: float, pixel: float) -> Plane:
-    return _covered(np.asarray(np.hypot(x, y) / np.float32(radius), np.float32), pixel / radius)
+    return covered(np.asarray(np.hypot(x, y) / np.float32(radius), np.float32), pixel / radius)
 
 
 def _grown(part: Plane, reach: float) -> Plane:
@@ -155,5 +155,6 @@ def _grown(part: Plane, reach: float) -> Plane:
     return np.asarray(cv2.dilate(part, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))), np.float32)
 
 
-def _laid(surface: NDArray[np.float32], colour: NDArray[np.float32], share: Plane) -> NDArray[np.float32]:
+def laid(surface: NDArray[np.float32], colour: NDArray[np.float32], share: Plane) -> NDArray[np.float32]:
+    """Lay a colour (3,) or colours (H, W, 3) over a surface (H, W, 3) by a share of each pixel (H, W)."""
     return np.asarray(surface + share[..., None] * (colour - surface), np.float32)

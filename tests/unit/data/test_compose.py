@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from birefnet.data.compose import (
     light_up,
     paste,
     replace_background,
+    serve,
     set_before_scene,
     shade_behind,
 )
+from birefnet.data.tableware import draw_tableware
 from birefnet.errors import ConfigError
 
 RED, GREEN, BLUE = (200, 30, 40), (40, 180, 60), (30, 50, 220)
@@ -49,9 +52,9 @@ def batch() -> Tensor:
     return torch.stack([disc(RED, BLUE), disc(GREEN, RED, 20), disc(BLUE, GREEN, 40), disc(RED, GREEN, 25, (40, 70))])
 
 
-EVERYTHING = Composition(
-    background=0.5, paste=0.5, structures=0.5, lights=0.5, scenes=0.5, slender=0.5, held=0.5, drapes=0.5, shadows=0.5
-)
+SHARES = [field.name for field in fields(Composition) if field.name != "donors"]
+
+EVERYTHING = Composition(**dict.fromkeys(SHARES, 0.5))
 
 
 # --- all together ---
@@ -106,7 +109,8 @@ def test_shares_are_kept() -> None:
     lit, _ = compose(behind, None, Composition(lights=0.4), generators(150))
     assert 0.28 < (lit != behind).flatten(1).any(1).float().mean() < 0.52
     whole = disc(RED, BLUE)[:, ::2, ::2].expand(150, -1, -1, -1)
-    for settings in (Composition(held=0.4), Composition(drapes=0.4), Composition(shadows=0.4)):
+    for name in ("held", "drapes", "shadows", "tableware"):
+        settings = Composition(**{name: 0.4})
         changed, _ = compose(whole, None, settings, generators(150))
         assert 0.25 < (changed != whole).flatten(1).any(1).float().mean() < 0.52
 
@@ -116,9 +120,7 @@ def test_without_donors_nothing_is_pasted(batch: Tensor) -> None:
     assert torch.equal(result, batch)
 
 
-@pytest.mark.parametrize(
-    "name", ["background", "paste", "structures", "lights", "scenes", "slender", "held", "drapes", "shadows"]
-)
+@pytest.mark.parametrize("name", SHARES)
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_checked(name: str, share: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}: .* from 0 to 1"):
@@ -371,6 +373,22 @@ def test_without_an_object_there_is_no_shadow() -> None:
     photo = disc(RED, BLUE)
     photo[3] = 0
     assert torch.equal(shade_behind(photo, np.random.default_rng(0)), photo)
+
+
+# --- tableware ---
+
+
+def test_tableware_takes_the_place_of_a_photo_and_of_its_truth() -> None:
+    photo = disc(RED, BLUE)
+    photo[3, :20] = UNLABELLED
+    for seed in range(8):
+        result = serve(photo, np.random.default_rng(seed))
+        assert (result.shape, result.dtype) == (photo.shape, torch.uint8)
+        assert torch.equal(result, serve(photo, np.random.default_rng(seed)))
+        assert int(result[3].max()) == FULL
+        drawn, coverage = draw_tableware(*photo.shape[1:], np.random.default_rng(seed))
+        assert torch.equal(result[:3].permute(1, 2, 0), torch.from_numpy(drawn))
+        assert np.abs(result[3].numpy() / FULL - coverage / 255).max() < 0.003
 
 
 # --- structures ---
