@@ -115,6 +115,10 @@ class _View:
         least = np.maximum(distance, np.float32(1e-3))
         return distance, across / least, down / least
 
+    def facing(self, cosine: Plane, sine: Plane) -> Plane:
+        """How far what looks to an azimuth faces the lamp: from -1 to 1."""
+        return np.asarray(np.float32(math.cos(self.lamp)) * cosine + np.float32(math.sin(self.lamp)) * sine, np.float32)
+
     def inside(self, distance: Plane, radius: float, soft: float = 1.0) -> Plane:
         """Share of each pixel within a circle."""
         return covered(distance, soft * self.pixel / (radius * math.sqrt(self.flat)))
@@ -147,15 +151,12 @@ class _Picture:
         self.surface = laid(self.surface, colour, share)
         self.coverage = self.coverage + share - self.coverage * share
 
-    def darken(self, share: Plane, strength: float) -> None:
-        self.surface = self.surface * (1 - np.float32(strength) * share)[..., None]
-
-    def cast(self, x: float, y: float, radius: float, away: float, rng: np.random.Generator, within: float = 1) -> None:
+    def cast(self, x: float, y: float, radius: float, away: float, rng: np.random.Generator) -> None:
         """Let something round cast its shadow on what is there, away from the lamp."""
         turn = self.view.lamp + math.pi
         distance, *_ = self.view.disc(x + away * math.cos(turn), y + away * math.sin(turn), 0, radius)
         share = covered(distance, max(log_uniform(rng, 0.01, 0.3), self.view.pixel / radius))
-        self.darken(share, within * rng.uniform(0.3, 0.97))
+        self.surface = self.surface * (1 - np.float32(rng.uniform(0.3, 0.97)) * share)[..., None]
 
     def turn(
         self,
@@ -174,12 +175,10 @@ class _Picture:
         """
         view = self.view
         depth, dark, gloss = rng.uniform(0.1, 0.5), rng.uniform(0.35, 0.9), rng.uniform(0.1, 1)
-        toward = math.cos(view.lamp), math.sin(view.lamp)
         radius, high = outside[-1]
         for r, z in _between(outside, view.pixel):
             distance, cosine, sine = view.disc(x, y, z, r)
-            facing = np.float32(toward[0]) * cosine + np.float32(toward[1]) * sine
-            light = np.float32(dark) * (1 + np.float32(depth) * facing)
+            light = np.float32(dark) * (1 + np.float32(depth) * view.facing(cosine, sine))
             self.lay(colour * light[..., None], view.inside(distance, r))
         distance, cosine, sine = view.disc(x, y, high, radius)
         within = view.inside(distance, radius)
@@ -193,8 +192,7 @@ class _Picture:
         self.lay(_SHINE, within * np.clip(arcs * np.float32(gloss), 0, 1))
         for r, z in _between(inside, view.pixel):
             distance, cosine, sine = view.disc(x, y, z, r)
-            facing = np.float32(toward[0]) * cosine + np.float32(toward[1]) * sine
-            light = np.float32(1) - np.float32(0.6 * depth) * facing
+            light = np.float32(1) - np.float32(0.6 * depth) * view.facing(cosine, sine)
             self.lay(lining * light[..., None], view.inside(distance, r) * within)
         if rng.random() < 0.7:
             distance, cosine, sine = view.disc(x, y, high, radius)
@@ -268,15 +266,12 @@ def _serve(picture: _Picture, radius: float, level: float, rng: np.random.Genera
     share = picture.view.inside(distance * (1 + np.float32(0.8) * (ragged - np.float32(0.5))), radius, 2)
     colours = colours_of_photos(rng, int(rng.integers(2, 5)))
     grain = ramp(smooth_noise(height, width, rng, log_uniform(rng, 5, 30), 4), colours).astype(np.float32)
-    lamp = picture.view.lamp
-    lit = np.float32(1) + np.float32(0.3) * distance * (
-        np.float32(math.cos(lamp)) * cosine + np.float32(math.sin(lamp)) * sine
-    )
+    lit = np.float32(1) + np.float32(0.3) * distance * picture.view.facing(cosine, sine)
     picture.lay(grain * lit[..., None], share)
 
 
 def _lay_spoon(picture: _Picture, level: float, rng: np.random.Generator) -> None:
-    """Lay a spoon, a fork or a knife of metal onto the plate, maybe reaching beyond its rim."""
+    """Lay a spoon or a knife of metal onto the plate, maybe reaching beyond its rim."""
     azimuth, side = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.35)
     begin, end = rng.uniform(-0.7, 0.2), rng.uniform(0.6, 1.35)
     along, across = np.array([math.cos(azimuth), math.sin(azimuth)]), np.array([-math.sin(azimuth), math.cos(azimuth)])
