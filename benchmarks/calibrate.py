@@ -28,7 +28,7 @@ from birefnet import BiRefNet, BiRefNetError
 from birefnet.config import MAX_CRF
 from birefnet.data.pairs import Pair, find_pairs
 from birefnet.errors import ConfigError
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.decide import decide
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore, without_scraps
@@ -76,7 +76,7 @@ def score(
         truth = read_map(pair.mask).levels
         coarse = np.float32(1) / (1 + np.exp(-np.float32(factor) * (joined - np.float32(offset))))
         if crf:
-            coarse = without_scraps(close_gaps(settle(coarse[None], colours[None], crf), coarse[None])[0])
+            coarse = without_scraps(decide(coarse[None], colours[None], crf)[0])
         alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize, decided=crf > 0)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.decide import decide
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
@@ -109,8 +109,7 @@ class Predictor:
             second = self.engine(mirrored(images, gains, self.spec))
             alphas = join(alphas, second[..., ::-1])
         if self.spec.crf:
-            found = alphas[:, 0]
-            alphas = close_gaps(settle(found, denormalised(images, self.spec), self.spec.crf), found)[:, None]
+            alphas = decide(alphas[:, 0], denormalised(images, self.spec), self.spec.crf)[:, None]
         return alphas
 
     def _restore(self, alpha: Alpha, size: tuple[int, int]) -> Alpha:

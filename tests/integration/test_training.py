@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import birefnet
 from birefnet.data.pairs import find_pairs
 from birefnet.errors import BiRefNetError, ConfigError, DataError
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.decide import decide
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import without_scraps
 from birefnet.imaging.preprocess import denormalised, grey_world, mirrored
@@ -262,7 +262,7 @@ def test_weights_are_validated_as_they_will_be_used(
                 logits = session.model(image)
                 both = ((logits + session.model(second).flip(-1)) / 2).sigmoid()
                 colours = denormalised(image.numpy(), session.input_spec)
-                settled = close_gaps(settle(both[0].numpy(), colours, 2.0), both[0].numpy())
+                settled = decide(both[0].numpy(), colours, 2.0)
                 both = torch.from_numpy(without_scraps(settled[0])[None, None])
             alone = logits.sigmoid()
             distances.append([np.abs(alpha[0, 0].numpy() * 255 - sample.prediction).max() for alpha in (both, alone)])

@@ -12,7 +12,7 @@ from PIL import Image
 from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.decide import decide
 from birefnet.imaging.io import Photo
 from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
 from birefnet.imaging.preprocess import denormalised, prepare
@@ -135,7 +135,7 @@ def test_what_looks_alike_agrees_where_the_weights_ask_for_it() -> None:
         # As in the whole photo, so in patches of it.
         images = prepare(rgb, spec)[None]
         unsure = plain.segment(images)[:, 0]
-        expected = close_gaps(settle(unsure, denormalised(images, spec), 5.0), unsure)
+        expected = decide(unsure, denormalised(images, spec), 5.0)
         assert np.array_equal(settling.segment(images)[:, 0], expected)
         # Next to nothing is undecided then, and edges are drawn between logits.
         assert np.array_equal(

@@ -30,12 +30,6 @@ _SIDE = 192
 """Side of a square with as many pixels as votes are counted at: more change nothing but the time."""
 _RANGE = 128
 """More levels than a coordinate of L*a*b* has in steps of `_ALIKE`, with one to spare at both ends."""
-_GAP = 1 / 32
-"""How far from the foreground a gap's middle may be, as a share of the side of a square with as many pixels."""
-_DOUBT = (0.2, 0.4)
-"""Alphas before: gaps are not closed at the first, up to all at the second."""
-_PASSES = 128
-"""The most pixels that it is looked for whether a gap is open."""
 _LEAST = 1e-4
 """What the vote of a pixel that is wholly undecided counts for."""
 
@@ -55,50 +49,6 @@ def settle(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
     """
     seen = np.ascontiguousarray(colours.transpose(0, 2, 3, 1), np.float32)
     return np.stack([_settle_one(*one, weight) for one in zip(alphas.clip(0, 1), seen, strict=True)])
-
-
-def close_gaps(settled: Alpha, alphas: Alpha) -> Alpha:
-    """Close gaps in the foreground that the network doubted.  Two (N, h, w) -> (N, h, w) float32.
-
-    A reflection in something dark looks like the bright wall behind it, and is outvoted. What is narrow, enclosed, and
-    where the network was rather for the foreground is filled (closing by reconstruction: Vincent, "Morphological
-    grayscale reconstruction in image analysis", 1993), and by degrees, so that no rounding decides. What the network
-    saw through stays open, such as between the spokes of a wheel.
-
-    Args:
-        settled: what `settle` gave.
-        alphas: what it was given.
-    """
-    return np.stack([_close_one(*one) for one in zip(settled, alphas, strict=True)])
-
-
-def _close_one(settled: Alpha, alpha: Alpha) -> Alpha:
-    """(h, w), (h, w) -> (h, w)."""
-    reach = max(1, round(_GAP * float(np.sqrt(settled.size))))
-    # Beyond the border there is background, so that what it cuts off is open.
-    wide = -_dilated(-_dilated(np.pad(settled, 2 * reach), reach), reach)
-    filled = np.ascontiguousarray(wide[2 * reach : -2 * reach, 2 * reach : -2 * reach])
-    filled[[0, -1]], filled[:, [0, -1]] = settled[[0, -1]], settled[:, [0, -1]]
-    # What is open is found by walking in from where nothing was filled.
-    for _ in range(_PASSES):
-        walked = np.maximum(cv2.erode(filled, np.ones((3, 3), np.uint8)), settled)
-        if np.array_equal(walked, filled):
-            break
-        filled = walked
-    never, always = _DOUBT
-    allowed = np.clip((alpha - never) / (always - never), 0, 1)
-    return np.asarray(np.maximum(settled, np.minimum(filled, allowed)), np.float32)
-
-
-def _dilated(values: Alpha, reach: int) -> Alpha:
-    """The maximum over a disc, one row of it after the other, as a kernel of its shape takes many times as long."""
-    rows = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)).sum(1)[reach:]
-    result = values.copy()
-    for down, width in enumerate(rows.tolist()):
-        flat = np.asarray(cv2.dilate(values, np.ones((1, width), np.uint8)), np.float32)
-        np.maximum(result[down:], flat[: len(flat) - down], out=result[down:])
-        np.maximum(result[: len(flat) - down], flat[down:], out=result[: len(flat) - down])
-    return result
 
 
 def _settle_one(alpha: Alpha, colours: Pixels, weight: float) -> Alpha:

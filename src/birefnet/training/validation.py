@@ -12,7 +12,7 @@ from birefnet.data.augment import NONE, augment
 from birefnet.data.looks import resize
 from birefnet.data.pairs import Pair
 from birefnet.data.photos import Photos
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.decide import decide
 from birefnet.imaging.masks import read_map, resize_map
 from birefnet.imaging.postprocess import without_scraps
 from birefnet.imaging.preprocess import denormalised, grey_world, mirrored
@@ -122,7 +122,7 @@ class Validator:
                 joined = (logits + looked.float().flip(-1)) / 2
         alphas = joined.sigmoid().cpu().numpy()[:, 0]
         if spec.crf:
-            settled = close_gaps(settle(alphas, denormalised(photos, spec), spec.crf), alphas)
+            settled = decide(alphas, denormalised(photos, spec), spec.crf)
             alphas = np.stack([without_scraps(alpha) for alpha in settled])
         levels = np.rint(alphas * 255).astype(np.uint8)
         found = []

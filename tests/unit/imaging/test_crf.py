@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from birefnet.config import MAX_CRF
-from birefnet.imaging.crf import close_gaps, settle
+from birefnet.imaging.crf import settle
 
 Array = NDArray[np.float32]
 
@@ -142,58 +142,3 @@ def test_alphas_that_an_engine_rounds_beyond_their_range_are_kept_in_it() -> Non
     alpha = np.where(photo()[0] > 0.5, np.float32(1 + 1e-6), np.float32(-1e-6))
     found = settled(alpha, photo())
     assert np.array_equal(found, alpha.clip(0, 1))
-
-
-# --- gaps ---
-
-
-def closed(settled: Array, alpha: Array) -> Array:
-    return close_gaps(settled[None], alpha[None])[0]
-
-
-def test_a_reflection_is_no_gap_but_a_hole_is() -> None:
-    # Something black before a white wall, with a reflection that looks like the wall.
-    colours = photo((0.05, 0.05, 0.05), (0.95, 0.95, 0.95))
-    colours[:, 41:45, 20:24] = 0.95
-    alpha = np.zeros((96, 96), np.float32)
-    alpha[:, :48] = 0.99
-    alpha[41:45, 20:24] = 0.45
-    found = settled(alpha, colours)
-    assert found[42:44, 21:23].max() < 0.3
-    assert closed(found, alpha)[41:45, 20:24].min() > 0.7
-    # What the network saw through stays open.
-    alpha[41:45, 20:24] = 0.2
-    found = settled(alpha, colours)
-    assert closed(found, alpha)[42:44, 21:23].max() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns"),
-    [(slice(40, 64), slice(10, 34)), (slice(46, 50), slice(0, 20)), (slice(46, 50), slice(30, 96))],
-    ids=["wide", "open to the border", "open to the background"],
-)
-def test_what_is_no_gap_stays_open(rows: slice, columns: slice) -> None:
-    found = np.zeros((96, 96), np.float32)
-    found[:, :70] = 1
-    found[rows, columns] = 0
-    assert np.array_equal(closed(found, np.ones_like(found)), found)
-
-
-def test_a_gap_is_closed_by_degrees() -> None:
-    found = np.ones((96, 96), np.float32)
-    found[46:50, 40:60] = 0.1
-    amounts = [closed(found, np.full_like(found, doubt))[48, 50] for doubt in (0.15, 0.25, 0.3, 0.35, 0.45)]
-    assert amounts == pytest.approx([0.1, 0.25, 0.5, 0.75, 1])
-    # And by how high the wall around it is.
-    found[:46, 50] = 0.6
-    assert closed(found, np.ones_like(found))[48, 55] == pytest.approx(0.6)
-
-
-def test_rounding_decides_nothing() -> None:
-    alpha, _ = noise(96, 96, blur=2)
-    found = 1 - alpha**6  # much foreground with gaps in it
-    alpha = 0.2 + 0.4 * alpha
-    plain = closed(found, alpha)
-    assert (plain > found + 0.05).mean() > 0.01
-    shaken = (found + np.random.default_rng(0).uniform(-1e-5, 1e-5, found.shape)).clip(0, 1).astype(np.float32)
-    assert np.abs(closed(shaken, alpha + np.float32(1e-5)) - plain).max() < 1e-4

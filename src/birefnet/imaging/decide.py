@@ -1,0 +1,97 @@
+"""From a network's answer to a decision for each pixel: agreement by a CRF, and what that leaves to mend."""
+
+import cv2
+import numpy as np
+
+from birefnet.imaging.crf import Pixels, settle
+from birefnet.imaging.io import Alpha
+
+# Found on photos of `val`: docs/log.md has the measurements.
+_GAP = 1 / 32
+"""How far from the foreground a gap's middle may be, as a share of the side of a square with as many pixels."""
+_DOUBT = (0.2, 0.4)
+"""Alphas before: gaps are not closed at the first, up to all at the second."""
+_PASSES = 128
+"""The most pixels that it is looked for whether a gap is open."""
+_FRAY = 5
+"""Side of the square of which the outline's pixels take the median, of 3 and 5 that OpenCV has for float32."""
+_SURE = (0.7, 0.95)
+"""How sure the network was: what is smoothed wholly at the first stays as it is at the second."""
+
+
+def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
+    """Decide pixels by what looks alike near them, close gaps and smooth the outline.  (N, h, w) -> (N, h, w) float32.
+
+    Args:
+        alphas: what the network found in N photos.
+        colours: (N, 3, h, w) red, green and blue in [0, 1] of the same pixels.
+        weight: how far a logit may move at most: see `birefnet.imaging.crf.settle`.
+    """
+    return smooth_outline(close_gaps(settle(alphas, colours, weight), alphas), alphas)
+
+
+def close_gaps(settled: Alpha, alphas: Alpha) -> Alpha:
+    """Close gaps in the foreground that the network doubted.  Two (N, h, w) -> (N, h, w) float32.
+
+    A reflection in something dark looks like the bright wall behind it, and is outvoted. What is narrow, enclosed, and
+    where the network was rather for the foreground is filled (closing by reconstruction: Vincent, "Morphological
+    grayscale reconstruction in image analysis", 1993), and by degrees, so that no rounding decides. What the network
+    saw through stays open, such as between the spokes of a wheel.
+
+    Args:
+        settled: what `settle` gave.
+        alphas: what it was given.
+    """
+    return np.stack([_close_one(*one) for one in zip(settled, alphas, strict=True)])
+
+
+def smooth_outline(settled: Alpha, alphas: Alpha) -> Alpha:
+    """Smooth an outline that colours have frayed.  Two (N, h, w) -> (N, h, w) float32.
+
+    Where an object has the colours of what is behind it, a CRF decides pixel by pixel, and leaves teeth and crumbs. A
+    median takes them away and keeps straight edges as sharp as they are, but loses what is thinner than half of its
+    square; so what the network itself was sure of stays, such as a hair or the gap between two.
+
+    Args:
+        settled: what `settle` gave, or `close_gaps`.
+        alphas: what `settle` was given.
+    """
+    return np.stack([_smooth_one(*one) for one in zip(settled, alphas, strict=True)])
+
+
+def _smooth_one(settled: Alpha, alpha: Alpha) -> Alpha:
+    """(h, w), (h, w) -> (h, w)."""
+    smooth = np.asarray(cv2.medianBlur(np.ascontiguousarray(settled), _FRAY), np.float32)
+    wholly, never = _SURE
+    foreground, background = (((sure - wholly) / (never - wholly)).clip(0, 1) for sure in (alpha, 1 - alpha))
+    kept = np.maximum(smooth, np.minimum(settled, foreground))
+    return np.asarray(np.minimum(kept, np.maximum(settled, 1 - background)), np.float32)
+
+
+def _close_one(settled: Alpha, alpha: Alpha) -> Alpha:
+    """(h, w), (h, w) -> (h, w)."""
+    reach = max(1, round(_GAP * float(np.sqrt(settled.size))))
+    # Beyond the border there is background, so that what it cuts off is open.
+    wide = -_dilated(-_dilated(np.pad(settled, 2 * reach), reach), reach)
+    filled = np.ascontiguousarray(wide[2 * reach : -2 * reach, 2 * reach : -2 * reach])
+    filled[[0, -1]], filled[:, [0, -1]] = settled[[0, -1]], settled[:, [0, -1]]
+    # What is open is found by walking in from where nothing was filled.
+    for _ in range(_PASSES):
+        walked = np.maximum(cv2.erode(filled, np.ones((3, 3), np.uint8)), settled)
+        if np.array_equal(walked, filled):
+            break
+        filled = walked
+    never, always = _DOUBT
+    allowed = np.clip((alpha - never) / (always - never), 0, 1)
+    return np.asarray(np.maximum(settled, np.minimum(filled, allowed)), np.float32)
+
+
+def _dilated(values: Alpha, reach: int) -> Alpha:
+    """The maximum over a disc, one row of it after the other, as a kernel of its shape takes many times as long."""
+    rows = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)).sum(1)[reach:]
+    result = values.copy()
+    for down, width in enumerate(rows.tolist()):
+        flat = np.asarray(cv2.dilate(values, np.ones((1, width), np.uint8)), np.float32)
+        np.maximum(result[down:], flat[: len(flat) - down], out=result[down:])
+        np.maximum(result[: len(flat) - down], flat[down:], out=result[: len(flat) - down])
+    return result
