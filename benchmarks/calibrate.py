@@ -28,11 +28,11 @@ from birefnet import BiRefNet, BiRefNetError
 from birefnet.config import MAX_CRF
 from birefnet.data.pairs import Pair, find_pairs
 from birefnet.errors import ConfigError
-from birefnet.imaging.decide import decide
+from birefnet.imaging.decide import decide, finer
 from birefnet.imaging.io import read_photo
 from birefnet.imaging.masks import read_map
 from birefnet.imaging.postprocess import restore, without_scraps
-from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare
+from birefnet.imaging.preprocess import colours, grey_world, mirrored, prepare
 from birefnet.metrics import Conventions, Scorer
 
 _VALUES = ("maxF", "S", "wF", "MAE", "mBA", "maxBIoU")
@@ -56,13 +56,16 @@ def blend(network: BiRefNet, other: Path, share: float) -> None:
 
 @torch.inference_mode()
 def write_logits(model: BiRefNet, pairs: list[Pair], size: int, balance: float, folder: Path) -> None:
-    """Write each photo's logits and those of its mirror image, mirrored back, and the pixels: (5, h, w) float32."""
+    """Write each photo's logits, those of its mirror image, mirrored back, (2, h, w), and its colours, (3, H, W)."""
     spec = replace(model.input_spec, size=(size, size), balance=balance)
     for number, pair in enumerate(pairs):
-        images = prepare(read_photo(pair.image).rgb, spec)[None]
+        rgb = read_photo(pair.image).rgb
+        images = prepare(rgb, spec)[None]
         looks = np.concatenate([images, mirrored(images, grey_world(images, spec), spec)])
         both = model(torch.from_numpy(looks)).float().numpy()
-        np.save(folder / f"{number}.npy", np.concatenate([both[0], both[1, ..., ::-1], denormalised(images, spec)[0]]))
+        logits = np.concatenate([both[0], both[1, ..., ::-1]])
+        seen = colours(rgb, finer((images.shape[2], images.shape[3])), spec.resize)
+        np.savez(folder / f"{number}.npz", logits=logits, seen=seen)
 
 
 def score(
@@ -71,12 +74,12 @@ def score(
     """Score what the logits give."""
     scorer = Scorer(("F", "S", "wF", "MAE", "mBA", "BIoU"), Conventions(truth_above=127))
     for number, pair in enumerate(pairs):
-        logits, colours = np.split(np.load(folder / f"{number}.npy"), [2])
-        joined = logits.mean(0) if mirror else logits[0]
+        written = np.load(folder / f"{number}.npz")
+        joined = written["logits"].mean(0) if mirror else written["logits"][0]
         truth = read_map(pair.mask).levels
         coarse = np.float32(1) / (1 + np.exp(-np.float32(factor) * (joined - np.float32(offset))))
         if crf:
-            coarse = without_scraps(decide(coarse[None], colours[None], crf)[0])
+            coarse = without_scraps(decide(coarse[None], written["seen"][None], crf)[0])
         alpha = restore(coarse, (truth.shape[0], truth.shape[1]), resize, decided=crf > 0)
         scorer.update(np.rint(alpha * 255).astype(np.uint8), truth)
     values = scorer.compute()

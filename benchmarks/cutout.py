@@ -26,10 +26,11 @@ from skimage import data
 import birefnet
 from birefnet.batch.pipeline import run
 from birefnet.batch.plan import Job
+from birefnet.imaging.decide import finer
 from birefnet.imaging.io import encode_image, read_photo
 from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import restore, without_scraps
-from birefnet.imaging.preprocess import prepare
+from birefnet.imaging.preprocess import colours, prepare
 from birefnet.predictor import Predictor
 
 SUBJECTS = ("astronaut", "chelsea", "coffee")
@@ -120,15 +121,18 @@ def parts_of(file: bytes, predictor: Predictor) -> tuple[list[float], int]:
     now()
     images = prepare(photo.rgb, predictor.spec)[None]
     now()
-    alpha = predictor.segment(images)[0, 0]
-    now()
     decided = predictor.spec.crf > 0
+    seen = None
+    if decided:
+        seen = colours(photo.rgb, finer((images.shape[2], images.shape[3])), predictor.spec.resize)[None]
+    alpha = predictor.segment(images, seen=seen)[0, 0]
+    now()
     alpha = without_scraps(alpha) if decided else alpha
     matte = Matte(photo, restore(alpha, photo.rgb.shape[:2], predictor.spec.resize, decided=decided))
     now()
-    colours = matte.foreground
+    foreground = matte.foreground
     now()
-    assert colours.shape == photo.rgb.shape
+    assert foreground.shape == photo.rgb.shape
     image = matte.cutout()
     now()
     size = len(encode_image(image, ".png"))

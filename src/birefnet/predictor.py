@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from birefnet.config import InputSpec
 from birefnet.engines.base import Engine
-from birefnet.imaging.decide import decide
+from birefnet.imaging.decide import decide, finer
 from birefnet.imaging.io import Alpha, Photo, PhotoSource, RgbImage, read_photo
 from birefnet.imaging.matte import Matte
 from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
-from birefnet.imaging.preprocess import denormalised, grey_world, mirrored, prepare, stretch
+from birefnet.imaging.preprocess import colours, denormalised, grey_world, mirrored, prepare, stretch
 from birefnet.imaging.tiling import cover, taper
 
 PATCHES = 4
@@ -85,22 +85,31 @@ class Predictor:
         mattes = {}
         for size, indices in alike.items():
             images = np.stack([prepare(photos[index].rgb, self.spec, size) for index in indices])
-            gains = grey_world(images, self.spec)
-            for index, alpha, colours in zip(indices, self.segment(images, gains), gains, strict=True):
-                coarse = without_scraps(alpha[0]) if self.spec.crf else alpha[0]
-                mattes[index] = self._matte(photos[index], coarse, colours, refine)
+            gains, seen = grey_world(images, self.spec), None
+            if self.spec.crf:
+                seen = np.stack([colours(photos[index].rgb, finer(size), self.spec.resize) for index in indices])
+            for index, alpha, gain in zip(indices, self.segment(images, gains, seen), gains, strict=True):
+                found = without_scraps(alpha[0]) if self.spec.crf else alpha[0]
+                mattes[index] = self._matte(photos[index], found, gain, refine)
         return [mattes[index] for index in range(len(photos))]
 
-    def segment(self, images: NDArray[np.float32], gains: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def segment(
+        self,
+        images: NDArray[np.float32],
+        gains: NDArray[np.float32] | None = None,
+        seen: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Find the foreground of images that are prepared already, by all that `mirror` and the spec ask for.
 
         Args:
             images: (N, 3, height, width), each as `birefnet.imaging.preprocess.prepare` makes it.
             gains: (N, 3), what the mirror images' red, green and blue are multiplied by; by default their own
                 `birefnet.imaging.preprocess.grey_world`.
+            seen: (N, 3, H, W), red, green and blue in [0, 1] of the same photos for the CRF, of the size that it works
+                at; by default those of `images`.
 
         Returns:
-            Alpha at the size of the images, (N, 1, height, width).
+            Alpha at the size of the images, (N, 1, height, width), or at that of `seen` where the spec asks for a CRF.
         """
         alphas = self.engine(images)
         if self.mirror:
@@ -109,17 +118,20 @@ class Predictor:
             second = self.engine(mirrored(images, gains, self.spec))
             alphas = join(alphas, second[..., ::-1])
         if self.spec.crf:
-            alphas = decide(alphas[:, 0], denormalised(images, self.spec), self.spec.crf)[:, None]
+            seen = denormalised(images, self.spec) if seen is None else seen
+            alphas = decide(alphas[:, 0], seen, self.spec.crf)[:, None]
         return alphas
 
     def _restore(self, alpha: Alpha, size: tuple[int, int]) -> Alpha:
         return restore(alpha, size, self.spec.resize, decided=self.spec.crf > 0)
 
-    def _matte(self, photo: Photo, coarse: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:
+    def _matte(self, photo: Photo, found: Alpha, gains: NDArray[np.float32], refine: bool) -> Matte:
         height, width, _ = photo.rgb.shape
-        alpha = self._restore(coarse, (height, width))
+        alpha = self._restore(found, (height, width))
         if refine:
-            self._refine(photo.rgb, coarse, alpha, gains)
+            rows, columns = self.spec.size_of(height, width)  # what the network saw, which is what is to be refined
+            coarse = cv2.resize(found, (columns, rows), interpolation=cv2.INTER_AREA)
+            self._refine(photo.rgb, np.asarray(coarse, np.float32), alpha, gains)
         return Matte(photo, alpha if photo.opacity is None else alpha * photo.opacity)
 
     def _refine(self, rgb: RgbImage, coarse: Alpha, alpha: Alpha, gains: NDArray[np.float32]) -> None:

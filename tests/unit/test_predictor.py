@@ -12,10 +12,10 @@ from PIL import Image
 from birefnet.config import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from birefnet.engines.base import Engine
 from birefnet.engines.testing import FakeEngine
-from birefnet.imaging.decide import decide
+from birefnet.imaging.decide import decide, finer
 from birefnet.imaging.io import Photo
 from birefnet.imaging.postprocess import join, restore, trust, undecided, without_scraps
-from birefnet.imaging.preprocess import denormalised, prepare
+from birefnet.imaging.preprocess import colours, denormalised, prepare
 from birefnet.predictor import PATCHES, Predictor, looks
 
 WHITE = (255, 255, 255)
@@ -137,6 +137,11 @@ def test_what_looks_alike_agrees_where_the_weights_ask_for_it() -> None:
         unsure = plain.segment(images)[:, 0]
         expected = decide(unsure, denormalised(images, spec), 5.0)
         assert np.array_equal(settling.segment(images)[:, 0], expected)
+        # The whole photo is decided at more pixels than the network saw, with the photo's own colours.
+        seen = colours(rgb, finer((128, 128)), spec.resize)[None]
+        assert seen.shape == (1, 3, 192, 192)
+        expected = decide(unsure, seen, 5.0)
+        assert np.array_equal(settling.segment(images, seen=seen)[:, 0], expected)
         # Next to nothing is undecided then, and edges are drawn between logits.
         assert np.array_equal(
             settling.predict(rgb).alpha, restore(without_scraps(expected[0]), (256, 256), decided=True)

@@ -5,6 +5,7 @@ import numpy as np
 
 from birefnet.imaging.crf import Pixels, settle
 from birefnet.imaging.io import Alpha
+from birefnet.imaging.postprocess import stretch_logits
 
 # Found on photos of `val`: docs/log.md has the measurements.
 _GAP = 1 / 32
@@ -17,16 +18,31 @@ _FRAY = 5
 """Side of the square of which the outline's pixels take the median, of 3 and 5 that OpenCV has for float32."""
 _SURE = (0.7, 0.95)
 """How sure the network was: what is smoothed wholly at the first stays as it is at the second."""
+_FINER = 1.5
+_FINEST = 1024
+"""Side of a square with as many pixels as are decided at most for a network that sees fewer: it is only time then."""
+_LOGIT = 15.0
+"""Of what float32 can hardly tell from 0 or 1."""
+
+
+def finer(size: tuple[int, int]) -> tuple[int, int]:
+    """Tell at which size to decide what a network found in a photo of `size`.  (h, w) -> (h, w).
+
+    More pixels than the network saw: colours tell better than it where an edge is.
+    """
+    scale = max(1.0, min(_FINER, _FINEST / float(np.sqrt(size[0] * size[1]))))
+    return round(size[0] * scale), round(size[1] * scale)
 
 
 def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
-    """Decide pixels by what looks alike near them, close gaps and smooth the outline.  (N, h, w) -> (N, h, w) float32.
+    """Decide pixels by what looks alike near them, close gaps and smooth the outline.  (N, h, w) -> (N, H, W) float32.
 
     Args:
         alphas: what the network found in N photos.
-        colours: (N, 3, h, w) red, green and blue in [0, 1] of the same pixels.
+        colours: (N, 3, H, W) red, green and blue in [0, 1] of the same photos, at the size to decide at.
         weight: how far a logit may move at most: see `birefnet.imaging.crf.settle`.
     """
+    alphas = np.stack([_enlarged(alpha, (colours.shape[2], colours.shape[3])) for alpha in alphas])
     return smooth_outline(close_gaps(settle(alphas, colours, weight), alphas), alphas)
 
 
@@ -57,6 +73,13 @@ def smooth_outline(settled: Alpha, alphas: Alpha) -> Alpha:
         alphas: what `settle` was given.
     """
     return np.stack([_smooth_one(*one) for one in zip(settled, alphas, strict=True)])
+
+
+def _enlarged(alpha: Alpha, size: tuple[int, int]) -> Alpha:
+    """Stretch alpha by its logits, which keep an edge as sharp as it is.  (h, w) -> (*size)."""
+    if alpha.shape == size:
+        return alpha
+    return np.asarray(1 / (1 + np.exp(-stretch_logits(alpha, size, "pil_bilinear", _LOGIT))), np.float32)
 
 
 def _smooth_one(settled: Alpha, alpha: Alpha) -> Alpha:

@@ -60,17 +60,24 @@ def restore(alpha: Alpha, size: tuple[int, int], resize: str = "pil_bilinear", *
             between two pixels that are sure of the opposite alphas make a ramp, which shows as stairs along an edge,
             and logits a line that is as sharp as they are sure.
     """
-    taps = _linear if resize == "cv2_linear" else _bicubic
     if decided:
-        return _alphas_of(_stretch_both(_logits_of(alpha), size, taps, (-_SURE, _SURE)))
-    return _stretch_both(alpha, size, taps, (0, 1))
+        return _alphas_of(stretch_logits(alpha, size, resize, _SURE))
+    return _stretch_both(alpha, size, _TAPS[resize], (0, 1))
 
 
-def _logits_of(alpha: Alpha) -> Alpha:
-    """Limited to `_SURE`."""
-    least = np.float32(_LEAST)
+def stretch_logits(alpha: Alpha, size: tuple[int, int], resize: str, limit: float) -> Alpha:
+    """Stretch the logits of alpha.  (h, w) -> (*size) float32.
+
+    Args:
+        alpha: what the network gave.
+        size: (height, width) to stretch to.
+        resize: the policy of `InputSpec`, as for `restore`.
+        limit: how large a logit may be, of either sign, before and after.
+    """
+    least = np.float32(1 / (1 + math.exp(limit)))
     alpha = alpha.clip(least, 1 - least)
-    return np.asarray(np.log(alpha / (1 - alpha)), np.float32)
+    logits = np.asarray(np.log(alpha / (1 - alpha)), np.float32)
+    return _stretch_both(logits, size, _TAPS[resize], (-limit, limit))
 
 
 def _alphas_of(logits: Alpha) -> Alpha:
@@ -142,6 +149,9 @@ def _bicubic(length: int, size: int) -> Taps:
     far = ((2.5 - 0.5 * distances) * distances - 4) * distances + 2
     weights = np.where(distances < 1, near, np.where(distances < 2, far, 0))
     return starts, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+_TAPS = {"cv2_linear": _linear, "pil_bilinear": _bicubic}
 
 
 # What the refinement of large photos takes for undecided, and how it judges a patch: docs/log.md has the measurements.

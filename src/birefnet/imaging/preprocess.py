@@ -68,6 +68,11 @@ def grey_world(images: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float
     return np.asarray((means.mean(1, keepdims=True) / means) ** np.float32(spec.balance), np.float32)
 
 
+def colours(image: RgbImage, size: tuple[int, int], resize: str) -> NDArray[np.float32]:
+    """Stretch a photo and take its levels as numbers.  (H, W, 3) uint8 -> (3, *size) float32 in [0, 1]."""
+    return np.asarray(stretch(image, size, resize).transpose(2, 0, 1) / np.float32(255), np.float32)
+
+
 def stretch(image: RgbImage, size: tuple[int, int], resize: str) -> RgbImage:
     """Change the size of a photo by a policy of `InputSpec`.  (H, W, 3) uint8 -> (*size, 3) uint8."""
     height, width = size

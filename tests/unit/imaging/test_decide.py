@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from birefnet.imaging.crf import settle
-from birefnet.imaging.decide import close_gaps, decide, smooth_outline
+from birefnet.imaging.decide import close_gaps, decide, finer, smooth_outline
 
 Array = NDArray[np.float32]
 
@@ -79,6 +79,41 @@ def test_rounding_decides_nothing() -> None:
     assert (plain > found + 0.05).mean() > 0.01
     shaken = (found + np.random.default_rng(0).uniform(-1e-5, 1e-5, found.shape)).clip(0, 1).astype(np.float32)
     assert np.abs(closed(shaken, alpha + np.float32(1e-5)) - plain).max() < 1e-4
+
+
+# --- at more pixels ---
+
+
+def test_more_pixels_than_a_small_network_saw() -> None:
+    assert finer((384, 384)) == (576, 576)
+    assert finer((320, 448)) == (480, 672)
+    assert finer((768, 768)) == (1024, 1024)
+    for size in ((1024, 1024), (1152, 928), (2048, 1024)):
+        assert finer(size) == size
+
+
+def test_an_edge_is_found_between_the_pixels_that_the_network_saw() -> None:
+    # The edge lies at 22.5 of 48 pixels, so that two of the network's see both sides, and know it roughly.
+    colours = np.full((1, 3, 72, 72), 0.9, np.float32)
+    colours[..., :34] = 0.1  # at 33.75 of 72
+    place = np.arange(48, dtype=np.float32) + 0.5
+    alpha = np.broadcast_to(1 / (1 + np.exp(place - 22.5)), (1, 48, 48)).astype(np.float32)
+    found = decide(alpha, colours, WEIGHT)
+    assert found.shape == (1, 72, 72)
+    assert found[..., :33].min() > 0.9
+    assert found[..., 35:].max() < 0.1
+    # No weight only stretches it, and keeps its logits' slope.
+    plain = decide(alpha, colours, 0.0)[0, 36]
+    logits = np.log(plain[20:50] / (1 - plain[20:50]))
+    assert np.diff(logits) == pytest.approx(-2 / 3, abs=1e-3)
+
+
+def test_what_is_certain_stays_so_when_enlarged() -> None:
+    alpha = np.zeros((1, 48, 48), np.float32)
+    alpha[:, 10:30, 10:30] = 1
+    found = decide(alpha, np.full((1, 3, 72, 72), 0.5, np.float32), 0.0)[0]
+    assert found[20:40, 20:40].min() > 1 - 1e-5
+    assert found[:10].max() < 1e-5
 
 
 # --- outlines ---
