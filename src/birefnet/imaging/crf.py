@@ -26,6 +26,9 @@ _LOOKS = 0.5
 """Share of the weight that the kernel of appearance has; the rest is that of smoothness."""
 _SMOOTHINGS = 3
 """How often the kernel of smoothness is applied, each time to what the time before left."""
+_EVEN = 1 / 576
+"""Deviation, as a share of that side, by which what pixels hear of their colours is evened out: in a texture every pixel
+hears something else, which would fray the outline."""
 _SIDE = 192
 """Side of a square with as many pixels as votes are counted at: more change nothing but the time."""
 _RANGE = 128
@@ -63,11 +66,12 @@ def _settle_one(alpha: Alpha, colours: Pixels, weight: float) -> Alpha:
     current = coarse
     for _ in range(_ROUNDS - 1):
         current = _moved(coarse, looks * grid.read(grid.poll(current, counted), counted))
-    heard = looks * grid.read(grid.poll(current, counted), grid.place(colours))
+    side = float(np.sqrt(alpha.size))
+    heard = looks * cv2.GaussianBlur(grid.read(grid.poll(current, counted), grid.place(colours)), (0, 0), _EVEN * side)
     # Whose few pixels look like nothing around them has heard no one: the neighbours speak last, and more than once.
     settled = _moved(alpha, heard)
     for _ in range(_SMOOTHINGS):
-        nearby = cv2.GaussianBlur(2 * settled - 1, (0, 0), _SMOOTH * float(np.sqrt(alpha.size)))
+        nearby = cv2.GaussianBlur(2 * settled - 1, (0, 0), _SMOOTH * side)
         settled = _moved(alpha, heard + near * nearby)
     return settled
 
