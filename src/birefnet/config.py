@@ -398,9 +398,9 @@ class InputSpec(_Json):
             see `birefnet.imaging.preprocess.grey_world`. What only a cast of colour makes look like an object fades
             then, as the two looks do not see the same colours.
         crf: how far the network's logits may be moved so that pixels which look alike and lie near each other agree, at
-            the size of its input; 0 for not at all. Gaps that the network doubted are closed then, and the outline
-            is smoothed (`birefnet.imaging.decide.decide`); what is decided loses its specks and is enlarged to the
-            photo by its logits: see `without_scraps` and `restore` of `birefnet.imaging.postprocess`.
+            one and a half times its input's sides; 0 for not at all. Gaps and tufts that the network doubted are mended
+            then, and the outline is smoothed (`birefnet.imaging.decide`); what is decided loses its specks and is
+            enlarged to the photo by its logits: see `without_scraps` and `restore` of `birefnet.imaging.postprocess`.
         keep_aspect: whether a photo keeps its proportions: it is then stretched to sides in these with about as
             many pixels as `size` has: see `size_of`.
     """

@@ -27,8 +27,10 @@ _LOOKS = 0.5
 _SMOOTHINGS = 3
 """How often the kernel of smoothness is applied, each time to what the time before left."""
 _EVEN = 1 / 576
-"""Deviation, as a share of that side, by which what pixels hear of their colours is evened out: in a texture every pixel
-hears something else, which would fray the outline."""
+"""Deviation, as a share of that side, by which what pixels hear of their colours is evened out.
+
+In a texture every pixel hears something else, which would fray the outline.
+"""
 _SIDE = 192
 """Side of a square with as many pixels as votes are counted at: more change nothing but the time."""
 _RANGE = 128

@@ -14,10 +14,12 @@ _DOUBT = (0.2, 0.4)
 """Alphas before: gaps are not closed at the first, up to all at the second."""
 _PASSES = 128
 """The most pixels that it is looked for whether a gap is open."""
+_TUFT = 1 / 115
+"""Half of the width below which a part counts as a tuft, as a share of that side."""
 _FRAY = 5
 """Side of the square of which the outline's pixels take the median, of 3 and 5 that OpenCV has for float32."""
 _SURE = (0.7, 0.95)
-"""How sure the network was: what is smoothed wholly at the first stays as it is at the second."""
+"""How sure the network was: tufts go wholly and outlines are smoothed wholly at the first, not at all at the second."""
 _FINER = 1.5
 _FINEST = 1024
 """Side of a square with as many pixels as are decided at most for a network that sees fewer: it is only time then."""
@@ -35,7 +37,9 @@ def finer(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
-    """Decide pixels by what looks alike near them, close gaps and smooth the outline.  (N, h, w) -> (N, H, W) float32.
+    """Decide pixels by what looks alike near them, and mend what that frays.  (N, h, w) -> (N, H, W) float32.
+
+    The steps are `birefnet.imaging.crf.settle`, `close_gaps`, `drop_tufts` and `smooth_outline`.
 
     Args:
         alphas: what the network found in N photos.
@@ -43,7 +47,10 @@ def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
         weight: how far a logit may move at most: see `birefnet.imaging.crf.settle`.
     """
     alphas = np.stack([_enlarged(alpha, (colours.shape[2], colours.shape[3])) for alpha in alphas])
-    return smooth_outline(close_gaps(settle(alphas, colours, weight), alphas), alphas)
+    settled = settle(alphas, colours, weight)
+    for mend in (close_gaps, drop_tufts, smooth_outline):
+        settled = mend(settled, alphas)
+    return settled
 
 
 def close_gaps(settled: Alpha, alphas: Alpha) -> Alpha:
@@ -59,6 +66,19 @@ def close_gaps(settled: Alpha, alphas: Alpha) -> Alpha:
         alphas: what it was given.
     """
     return np.stack([_close_one(*one) for one in zip(settled, alphas, strict=True)])
+
+
+def drop_tufts(settled: Alpha, alphas: Alpha) -> Alpha:
+    """Take narrow parts away that the network doubted.  Two (N, h, w) -> (N, h, w) float32.
+
+    What lies beside the object and has its colours comes along, such as a line of shadow or of what it stands on. A
+    morphological opening takes away what is narrow; what the network was sure of stays, by degrees.
+
+    Args:
+        settled: what `settle` gave, or `close_gaps`.
+        alphas: what `settle` was given.
+    """
+    return np.stack([_opened(*one) for one in zip(settled, alphas, strict=True)])
 
 
 def smooth_outline(settled: Alpha, alphas: Alpha) -> Alpha:
@@ -85,10 +105,23 @@ def _enlarged(alpha: Alpha, size: tuple[int, int]) -> Alpha:
 def _smooth_one(settled: Alpha, alpha: Alpha) -> Alpha:
     """(h, w), (h, w) -> (h, w)."""
     smooth = np.asarray(cv2.medianBlur(np.ascontiguousarray(settled), _FRAY), np.float32)
+    kept = np.maximum(smooth, np.minimum(settled, _sure(alpha)))
+    return np.asarray(np.minimum(kept, np.maximum(settled, 1 - _sure(1 - alpha))), np.float32)
+
+
+def _opened(settled: Alpha, alpha: Alpha) -> Alpha:
+    """(h, w), (h, w) -> (h, w)."""
+    reach = max(1, round(_TUFT * float(np.sqrt(settled.size))))
+    # Beyond the border it goes on as at it, so that what is cut off is no narrower.
+    wide = np.pad(settled, 2 * reach, "edge")
+    opened = _dilated(-_dilated(-wide, reach), reach)[2 * reach : -2 * reach, 2 * reach : -2 * reach]
+    return np.asarray(np.maximum(opened, np.minimum(settled, _sure(alpha))), np.float32)
+
+
+def _sure(alpha: Alpha) -> Alpha:
+    """How far the network's foreground is kept whatever its shape."""
     wholly, never = _SURE
-    foreground, background = (((sure - wholly) / (never - wholly)).clip(0, 1) for sure in (alpha, 1 - alpha))
-    kept = np.maximum(smooth, np.minimum(settled, foreground))
-    return np.asarray(np.minimum(kept, np.maximum(settled, 1 - background)), np.float32)
+    return np.asarray(((alpha - wholly) / (never - wholly)).clip(0, 1), np.float32)
 
 
 def _close_one(settled: Alpha, alpha: Alpha) -> Alpha:

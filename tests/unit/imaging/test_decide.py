@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from birefnet.imaging.crf import settle
-from birefnet.imaging.decide import close_gaps, decide, finer, smooth_outline
+from birefnet.imaging.decide import close_gaps, decide, drop_tufts, finer, smooth_outline
 
 Array = NDArray[np.float32]
 
@@ -79,6 +79,40 @@ def test_rounding_decides_nothing() -> None:
     assert (plain > found + 0.05).mean() > 0.01
     shaken = (found + np.random.default_rng(0).uniform(-1e-5, 1e-5, found.shape)).clip(0, 1).astype(np.float32)
     assert np.abs(closed(shaken, alpha + np.float32(1e-5)) - plain).max() < 1e-4
+
+
+# --- tufts ---
+
+
+def without_tufts(settled: Array, alpha: Array) -> Array:
+    return drop_tufts(settled[None], alpha[None])[0]
+
+
+def test_a_tuft_goes_and_what_the_network_was_sure_of_stays() -> None:
+    body = np.zeros((576, 576), np.float32)
+    body[200:400, 200:400] = 1
+    found = body.copy()
+    found[300:308, 400:430] = 1  # narrower than twice five pixels and one more
+    found[300:312, 170:200] = 1  # wider
+    doubted = np.full_like(found, 0.6)
+    opened = without_tufts(found, doubted)
+    assert opened[302:306, 402:].max() == 0
+    assert opened[302:310, 180:200].min() == 1
+    assert opened[220:380, 220:380].min() == 1
+    assert np.array_equal(without_tufts(found, found), found)
+    amounts = [without_tufts(found, np.full_like(found, sure))[304, 415] for sure in (0.7, 0.76, 0.825, 0.95)]
+    assert amounts == pytest.approx([0, 0.24, 0.5, 1], abs=1e-6)
+
+
+def test_what_the_border_cuts_off_is_no_tuft() -> None:
+    found = np.zeros((576, 576), np.float32)
+    found[:3] = found[:, 570:] = 1
+    found[300:, :4] = 1
+    opened = without_tufts(found, np.full_like(found, 0.5))
+    assert opened[:3, :560].min() == 1
+    assert opened[:, 572:].min() == 1
+    assert opened[310:, :4].min() == 1
+    assert opened[3:290, :560].max() == 0
 
 
 # --- at more pixels ---
