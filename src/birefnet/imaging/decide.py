@@ -20,8 +20,6 @@ _FRAY = 5
 """Side of the square of which the outline's pixels take the median, of 3 and 5 that OpenCV has for float32."""
 _SURE = (0.7, 0.95)
 """How sure the network was: tufts go wholly and outlines are smoothed wholly at the first, not at all at the second."""
-_FIRM, _FIRMEST = 0.65, 6.0
-"""The power that logits are taken to, as shares of the second, beyond which they stay as they are."""
 _FINER = 1.5
 _FINEST = 1024
 """Side of a square with as many pixels as are decided at most for a network that sees fewer: it is only time then."""
@@ -41,7 +39,7 @@ def finer(size: tuple[int, int]) -> tuple[int, int]:
 def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
     """Decide pixels by what looks alike near them, and mend what that frays.  (N, h, w) -> (N, H, W) float32.
 
-    The steps are `birefnet.imaging.crf.settle`, `close_gaps`, `drop_tufts`, `smooth_outline` and `firm`.
+    The steps are `birefnet.imaging.crf.settle`, `close_gaps`, `drop_tufts` and `smooth_outline`.
 
     Args:
         alphas: what the network found in N photos.
@@ -52,7 +50,7 @@ def decide(alphas: Alpha, colours: Pixels, weight: float) -> Alpha:
     settled = settle(alphas, colours, weight)
     for mend in (close_gaps, drop_tufts, smooth_outline):
         settled = mend(settled, alphas)
-    return firm(settled)
+    return settled
 
 
 def close_gaps(settled: Alpha, alphas: Alpha) -> Alpha:
@@ -95,19 +93,6 @@ def smooth_outline(settled: Alpha, alphas: Alpha) -> Alpha:
         alphas: what `settle` was given.
     """
     return np.stack([_smooth_one(*one) for one in zip(settled, alphas, strict=True)])
-
-
-def firm(settled: Alpha) -> Alpha:
-    """Make edges narrower: what is left undecided goes most of the way to its side.  (...) -> (...) float32.
-
-    No order changes: of two pixels the one with more alpha keeps more, so that what was sure can still be told from
-    what was not.
-    """
-    least = np.float32(1 / (1 + np.exp(_FIRMEST)))
-    undecided = settled.clip(least, 1 - least)
-    logits = np.log(undecided / (1 - undecided))
-    firmed = np.sign(logits) * _FIRMEST * (np.abs(logits) / _FIRMEST) ** _FIRM
-    return np.where(undecided == settled, 1 / (1 + np.exp(-firmed)), settled).astype(np.float32)
 
 
 def _enlarged(alpha: Alpha, size: tuple[int, int]) -> Alpha:

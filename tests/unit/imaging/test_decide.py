@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from birefnet.imaging.crf import settle
-from birefnet.imaging.decide import close_gaps, decide, drop_tufts, finer, firm, smooth_outline
+from birefnet.imaging.decide import close_gaps, decide, drop_tufts, finer, smooth_outline
 
 Array = NDArray[np.float32]
 
@@ -136,10 +136,10 @@ def test_an_edge_is_found_between_the_pixels_that_the_network_saw() -> None:
     assert found.shape == (1, 72, 72)
     assert found[..., :33].min() > 0.9
     assert found[..., 35:].max() < 0.1
-    # No weight only stretches it, and keeps its logits' slope, but for what makes it firm.
+    # No weight only stretches it, and keeps its logits' slope.
     plain = decide(alpha, colours, 0.0)[0, 36]
-    line = 1 / (1 + np.exp((np.arange(72, dtype=np.float32) + 0.5 - 33.75) * 2 / 3))
-    assert plain[20:50] == pytest.approx(firm(line)[20:50], abs=1e-4)
+    logits = np.log(plain[20:50] / (1 - plain[20:50]))
+    assert np.diff(logits) == pytest.approx(-2 / 3, abs=1e-3)
 
 
 def test_what_is_certain_stays_so_when_enlarged() -> None:
@@ -148,23 +148,6 @@ def test_what_is_certain_stays_so_when_enlarged() -> None:
     found = decide(alpha, np.full((1, 3, 72, 72), 0.5, np.float32), 0.0)[0]
     assert found[20:40, 20:40].min() > 1 - 1e-5
     assert found[:10].max() < 1e-5
-
-
-# --- firmness ---
-
-
-def test_what_is_left_undecided_goes_to_its_side_in_the_same_order() -> None:
-    alpha = np.linspace(0, 1, 1001, dtype=np.float32)
-    found = firm(alpha)
-    assert (np.diff(found) >= 0).all()
-    assert (np.diff(found[3:-3]) > 0).all()
-    assert np.abs(found - 0.5).min() == 0
-    assert (np.abs(found - 0.5) >= np.abs(alpha - 0.5) - 1e-6).all()
-    assert found == pytest.approx(1 - found[::-1], abs=1e-6)
-    # A logit of 1 becomes 6 (1/6) ** 0.65; what is surer than 6 stays to the last bit.
-    assert firm(np.float32([0.7310586]))[0] == pytest.approx(1 / (1 + np.exp(-6 * (1 / 6) ** 0.65)), abs=1e-5)
-    sure = np.float32([0, 1e-7, 0.002, 0.998, 1])
-    assert np.array_equal(firm(sure), sure)
 
 
 # --- outlines ---
