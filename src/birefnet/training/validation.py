@@ -121,7 +121,7 @@ class Validator:
                 looked = session.model(second.contiguous(memory_format=torch.channels_last))
                 joined = (logits + looked.float().flip(-1)) / 2
         alphas = joined.sigmoid().cpu().numpy()[:, 0]
-        if spec.crf:
+        if spec.crf:  # at the size of the input, as these are all the pixels there are
             settled = decide(alphas, denormalised(photos, spec), spec.crf)
             alphas = np.stack([without_scraps(alpha) for alpha in settled])
         levels = np.rint(alphas * 255).astype(np.uint8)
