@@ -21,6 +21,7 @@ _FRAY = 5
 _SURE = (0.7, 0.95)
 """How sure the network was: tufts go wholly and outlines are smoothed wholly at the first, not at all at the second."""
 _FINER = 1.5
+"""How many times as long as the network's the sides are that are decided at."""
 _FINEST = 1024
 """Side of a square with as many pixels as are decided at most for a network that sees fewer: it is only time then."""
 _LOGIT = 15.0

@@ -30,10 +30,10 @@ def logits(alpha: Array) -> Array:
     return np.log(alpha / (1 - alpha))
 
 
-def noise(height: int, width: int, seed: int = 0, blur: float = 3) -> tuple[Array, Array]:
+def noise(height: int, width: int, seed: int = 0) -> tuple[Array, Array]:
     """A smooth alpha and smooth colours that have something to do with it."""
     rng = np.random.default_rng(seed)
-    planes = [cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), blur) for _ in range(4)]
+    planes = [cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 3) for _ in range(4)]
     alpha, *colours = (plane / plane.std() for plane in planes)
     shades = [0.5 + 0.15 * (alpha * share + plane) for plane, share in zip(colours, (0.8, -0.5, 0.2), strict=True)]
     return (1 / (1 + np.exp(-alpha))).astype(np.float32), np.stack(shades).clip(0, 1).astype(np.float32)
